@@ -1,0 +1,119 @@
+"""What a hook does about a diagnosis: pure decisions, so that each can be read and tested on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from slurm_gsp.core.finding import Basis, Diagnosis, Finding
+from slurm_gsp.core.reason import is_ours
+
+OWN_RESERVATION = "gsp_"
+"""Reservations of our campaigns start with this."""
+
+SLURMS_OWN_REASONS = ("Not responding", "Node unexpectedly rebooted")
+"""Reasons that Slurm sets and clears by itself: nobody's decision, so the next run looks again."""
+
+
+class Standing(StrEnum):
+    """What the health check knows of the node in Slurm, between its runs."""
+
+    NONE = "none"
+    OURS = "ours"
+    FOREIGN = "foreign"
+    PENDING = "pending"
+    BREAKER = "breaker"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Runs in a row that a finding needs before it drains, by what it rests on."""
+
+    log_runs: int
+    hung_runs: int
+
+    def needed(self, basis: Basis) -> int:
+        """State needs one look; log lines and probes have to repeat."""
+        return {Basis.STATE: 1, Basis.LOG: self.log_runs, Basis.PROBE: self.hung_runs}[basis]
+
+
+def count_runs(diagnosis: Diagnosis, before: Mapping[str, int]) -> dict[str, int]:
+    """Runs in a row in which each code was found, this one included."""
+    return {finding.code: before.get(finding.code, 0) + 1 for finding in diagnosis.findings}
+
+
+def draining(diagnosis: Diagnosis, drains: Callable[[str], bool]) -> list[Finding]:
+    """Findings that take the node out of service by configuration, or because the next open fails."""
+    return [finding for finding in diagnosis.findings if drains(finding.code) or finding.urgent]
+
+
+def confirmed(findings: Sequence[Finding], runs: Mapping[str, int], limits: Limits) -> Finding | None:
+    """The worst finding that was seen often enough."""
+    for finding in findings:
+        if runs.get(finding.code, 0) >= limits.needed(finding.basis):
+            return finding
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmView:
+    """The part of a node's record that ownership rests on."""
+
+    drained: bool
+    rebooting: bool
+    in_maintenance: bool
+    reservation: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether to write, what the node's standing is if not, and why, for the log."""
+
+    write: bool
+    standing: Standing
+    why: str
+
+
+def decide_drain(view: SlurmView, reason: str) -> Decision:
+    """Drain, or leave alone what is somebody else's."""
+    if view.rebooting:
+        return Decision(False, Standing.FOREIGN, "a reboot through Slurm is under way")
+    if view.in_maintenance and not view.reservation.startswith(OWN_RESERVATION):
+        return Decision(
+            False, Standing.FOREIGN, f"inside the MAINT reservation {view.reservation or 'of others'}"
+        )
+    if not view.drained:
+        return Decision(True, Standing.OURS, "in service")
+    if view.reason == reason:
+        return Decision(False, Standing.OURS, "already drained with this Reason")
+    if is_ours(view.reason):
+        return Decision(True, Standing.OURS, f"our own Reason changed from {view.reason!r}")
+    if view.reason.startswith(SLURMS_OWN_REASONS):
+        return Decision(False, Standing.PENDING, f"down by Slurm itself: {view.reason!r}")
+    return Decision(False, Standing.FOREIGN, f"drained or down for another reason: {view.reason!r}")
+
+
+def may_resume(view: SlurmView) -> bool:
+    """Only our own drain, in no reboot and in no maintenance."""
+    return view.drained and is_ours(view.reason) and not view.rebooting and not view.in_maintenance
+
+
+def breaker_trips(partitions: Sequence[Sequence[SlurmView]], share: float) -> bool:
+    """Whether more than ``share`` of a partition's nodes stand drained by us already."""
+    for nodes in partitions:
+        ours = sum(1 for node in nodes if node.drained and is_ours(node.reason))
+        if ours > share * len(nodes):
+            return True
+    return False
+
+
+def climbed(
+    before: Mapping[str, tuple[str, tuple[str, ...]]], code: str, boot_id: str
+) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Remember a fault as code -> (boot it was last seen in, remedies tried); a new boot is a reboot."""
+    boot, tried = before.get(code, (boot_id, ()))
+    if boot != boot_id and "reboot" not in tried:
+        tried = (*tried, "reboot")
+    return {**before, code: (boot_id, tried)}
