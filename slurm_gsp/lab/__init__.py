@@ -1,0 +1,1 @@
+"""The lab: a real Slurm whose GPU nodes exist only as files, namespaces and small programs."""
