@@ -21,11 +21,17 @@ OLD, NEW = "570.172.08", "570.195.03"
 DEMO = [sys.executable, "-m", "slurm_gsp.cli", "lab", "demo", "--dir"]
 
 
+def take_interrupts() -> None:
+    """What is started in the background of a script ignores Ctrl-C, and so would the demo."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def start(directory: Path) -> "subprocess.Popen[str]":
     environment = {key: value for key, value in os.environ.items() if key != "SLURM_CONF"}
     return subprocess.Popen(
         [*DEMO, str(directory)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=environment,
+        preexec_fn=take_interrupts,
     )  # fmt: skip
 
 

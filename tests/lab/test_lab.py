@@ -447,7 +447,11 @@ def test_ctrl_c_while_starting_leaves_nothing(tmp_path: Path) -> None:
     directory = tmp_path / "c"
     arguments = ["-m", "slurm_gsp.lab.cli", "up", "--dir", str(directory), "--no-hooks"]
     with subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        # what is started in the background of a script ignores Ctrl-C
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as up:
         procs.wait_until(lambda: (directory / "pids/munged").exists() or up.poll() is not None, 60, 0.005)
         up.send_signal(signal.SIGINT)
