@@ -28,7 +28,6 @@ ARGV: Mapping[str, tuple[str, ...]] = {
     "dkms": ("dkms", "status"),
     "rpm": ("rpm", "-qa", "--qf", r"%{NAME} %{EPOCHNUM}:%{VERSION}-%{RELEASE} %{ARCH}\n"),
     "ldcache": ("ldconfig", "-p"),
-    "systemctl": ("systemctl", "show", "nvidia-fabricmanager", "nvidia-persistenced"),
     "dmesg": ("dmesg",),
 }
 

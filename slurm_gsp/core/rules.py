@@ -404,7 +404,7 @@ def reboot_pending(view: View) -> Finding | None:
             Clue(f"loaded nvidia.ko is {loaded}", view.evidence.loaded.source),
             Clue(f"on disk: {disk}", view.evidence.disk.source),
         ),
-        Remedy.REBOOT if pinned == disk and _next_kernel_ready(view) else Remedy.REALIGN,
+        Remedy.REBOOT if pinned == disk and view.next_kernel_agrees(disk) else Remedy.REALIGN,
         (("kmd", loaded), ("disk", disk)),
     )
 
@@ -565,10 +565,6 @@ _BAD_IMAGE = {ImageState.MISSING, ImageState.SKEWED, ImageState.DAMAGED}
 def _reboot_or_realign(view: View) -> Remedy:
     """Reboot when what the next boot loads is one set and the pinned one, else realign."""
     return Remedy.REBOOT if view.cured_by_reboot else Remedy.REALIGN
-
-
-def _next_kernel_ready(view: View) -> bool:
-    return not isinstance(view.evidence.next_disk, Absent)
 
 
 def _image_fault(view: View, code: str, state: ImageState, summary: str) -> Finding | None:

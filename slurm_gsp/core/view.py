@@ -278,12 +278,12 @@ class View:
             return False
         if self.evidence.pin.driver not in {None, disk}:
             return False
-        if not self._next_kernel_agrees(disk):
+        if not self.next_kernel_agrees(disk):
             return False
         usable = {ImageState.GOOD, ImageState.NOT_NEEDED}
         return all(self.needs_gsp(gpu) is False or self.image(gpu, disk).state in usable for gpu in self.gpus)
 
-    def _next_kernel_agrees(self, version: str) -> bool:
+    def next_kernel_agrees(self, version: str) -> bool:
         """A reboot into a kernel without this module cures nothing."""
         reading = self.evidence.next_disk
         if isinstance(reading, Known):
