@@ -137,6 +137,53 @@ class Slurm:
 
 
 @dataclass(frozen=True, slots=True)
+class Realign:
+    """The node side of a campaign. ``manifest`` is the pin where nobody names one; others lie beside it."""
+
+    manifest: str = "/etc/slurm-gsp/manifests/current.toml"
+    allowed_signers: str = ""
+    revoked: str = ""
+    templates: str = "/etc/slurm-gsp/templates"
+    downloads: str = "/var/cache/slurm-gsp"
+    reboot: tuple[str, ...] = ("/usr/sbin/reboot",)
+    min_free_mb: int = 4096
+    step_s: float = 1800.0
+    lock_wait_s: int = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """How a node proves itself, and where it says so."""
+
+    dcgm: str = "if-present"
+    smoke: bool = True
+    nccl: tuple[str, ...] = ()
+    nccl_min_gbs: float = 0.0
+    publish: str = "extra"
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """The fleet side. Times in seconds: for a job past its limit, from reboot to return, until the node's own
+    proof, for the verification job, for a gate command, between two ticks."""
+
+    ledger: str = "sqlite:////var/lib/slurm-gsp/ledger.db"
+    approvers: str = ""
+    users: tuple[str, ...] = ("root",)
+    level: str = "hardware"
+    command: str = "/opt/slurm-gsp/.venv/bin/slurm-gsp"
+    attempts: int = 2
+    wait_s: int = 3600
+    return_s: int = 3600
+    proof_s: int = 900
+    verify_s: int = 3600
+    gates: tuple[tuple[str, ...], ...] = ()
+    gate_s: float = 300.0
+    poll_s: float = 15.0
+    lease_s: int = 120
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration."""
 
@@ -147,6 +194,9 @@ class Config:
     prolog: Prolog = field(default_factory=Prolog)
     deadlines: Deadlines = field(default_factory=Deadlines)
     slurm: Slurm = field(default_factory=Slurm)
+    realign: Realign = field(default_factory=Realign)
+    verify: Verify = field(default_factory=Verify)
+    campaign: Campaign = field(default_factory=Campaign)
 
 
 def load_config(path: os.PathLike[str] | str, *, must_exist: bool = False, owner_uid: int = 0) -> Config:
@@ -193,6 +243,9 @@ def parse_config(text: str, where: str) -> Config:
         prolog=Prolog(all_jobs=tables["prolog"].switch("all_jobs", Prolog().all_jobs)),
         deadlines=_deadlines(tables["deadlines"]),
         slurm=_slurm(tables["slurm"]),
+        realign=_realign(tables["realign"]),
+        verify=_verify(tables["verify"]),
+        campaign=_campaign(tables["campaign"]),
     )
     for table in tables.values():
         table.refuse_the_rest()
@@ -201,7 +254,10 @@ def parse_config(text: str, where: str) -> Config:
     return config
 
 
-_TABLES: Final = ("node", "pin", "drain", "health", "prolog", "deadlines", "slurm")
+_TABLES: Final = (
+    "node", "pin", "drain", "health", "prolog", "deadlines", "slurm", "realign", "verify", "campaign",
+)  # fmt: skip
+LEVELS: Final = ("quick", "hardware", "workload")
 _NOUNS: Final = {"drain": "fault code"}
 
 
@@ -263,6 +319,54 @@ def _slurm(table: Table) -> Slurm:
     return Slurm(
         scontrol=table.path("scontrol", default.scontrol),
         conf=table.path("conf", default.conf, may_be_empty=True),
+    )
+
+
+def _realign(table: Table) -> Realign:
+    default = Realign()
+    return Realign(
+        manifest=table.path("manifest", default.manifest),
+        allowed_signers=table.path("allowed_signers", default.allowed_signers, may_be_empty=True),
+        revoked=table.path("revoked", default.revoked, may_be_empty=True),
+        templates=table.path("templates", default.templates),
+        downloads=table.path("downloads", default.downloads),
+        reboot=table.command("reboot") or default.reboot,
+        min_free_mb=table.whole("min_free_mb", default.min_free_mb, 0, 1 << 20),
+        step_s=table.number("step_s", default.step_s, 0, DAY_S, above=True),
+        lock_wait_s=table.whole("lock_wait_s", default.lock_wait_s, 0, DAY_S),
+    )
+
+
+def _verify(table: Table) -> Verify:
+    default = Verify()
+    return Verify(
+        dcgm=table.one_of("dcgm", ("if-present", "required", "off")) or default.dcgm,
+        smoke=table.switch("smoke", default.smoke),
+        nccl=table.command("nccl"),
+        nccl_min_gbs=table.number("nccl_min_gbs", default.nccl_min_gbs, 0, 100_000),
+        publish=table.one_of("publish", ("extra", "comment", "off")) or default.publish,
+    )
+
+
+def _campaign(table: Table) -> Campaign:
+    default = Campaign()
+    return Campaign(
+        ledger=table.text("ledger", r"[a-z][a-z0-9+]*://\S*", "a database URL", default.ledger)
+        or default.ledger,
+        approvers=table.path("approvers", default.approvers, may_be_empty=True),
+        users=table.texts("users", r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}", "a user's name", "root")
+        or default.users,
+        level=table.one_of("level", LEVELS) or default.level,
+        command=table.path("command", default.command),
+        attempts=table.whole("attempts", default.attempts, 1, 10),
+        wait_s=table.whole("wait_s", default.wait_s, 0, 30 * DAY_S),
+        return_s=table.whole("return_s", default.return_s, 1, 7 * DAY_S),
+        proof_s=table.whole("proof_s", default.proof_s, 1, 7 * DAY_S),
+        verify_s=table.whole("verify_s", default.verify_s, 60, 7 * DAY_S),
+        gates=table.commands("gates"),
+        gate_s=table.number("gate_s", default.gate_s, 0, DAY_S, above=True),
+        poll_s=table.number("poll_s", default.poll_s, 0, 3600, above=True),
+        lease_s=table.whole("lease_s", default.lease_s, 10, DAY_S),
     )
 
 

@@ -142,6 +142,21 @@ class Table:
             return argv
         return ()
 
+    def commands(self, key: str) -> tuple[tuple[str, ...], ...]:
+        """Several commands: a list of lists, each an absolute path and its arguments."""
+        value = self.take(key)
+        if value is None:
+            return ()
+        items = [_texts(item) for item in value] if isinstance(value, list) else [None]
+        commands = tuple(item for item in items if item)
+        if len(commands) != len(items):
+            self.refuse(key, f'must be a list of commands, each a list of strings; write {key} = [["/..."]]')
+            return ()
+        for argv in commands:
+            if not _is_path(argv[0]) or any("\0" in word for word in argv):
+                self.refuse(key, f"{shown(argv[0])} is not an absolute path; start it with /")
+        return commands
+
     def text(self, key: str, form: str, what: str, like: str, *, needed: bool = False) -> str | None:
         """A string of this form; when it is ``needed``, its absence is refused too."""
         value = self.take(key)

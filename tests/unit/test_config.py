@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from slurm_gsp.config import (
     DRAIN_DEFAULTS,
+    Campaign,
     Config,
     ConfigError,
     Deadlines,
@@ -21,7 +22,9 @@ from slurm_gsp.config import (
     Node,
     Pin,
     Prolog,
+    Realign,
     Slurm,
+    Verify,
     load_config,
     parse_config,
 )
@@ -58,6 +61,37 @@ run_s = 59.5
 [slurm]
 scontrol = "/opt/slurm/bin/scontrol"
 conf = "/opt/slurm/etc/slurm.conf"
+[realign]
+manifest = "/m/now.toml"
+allowed_signers = "/m/signers"
+revoked = "/m/revoked"
+templates = "/m/templates"
+downloads = "/m/cache"
+reboot = ["/usr/bin/systemctl", "reboot"]
+min_free_mb = 10
+step_s = 60
+lock_wait_s = 5
+[verify]
+dcgm = "required"
+smoke = false
+nccl = "/opt/all_reduce_perf"
+nccl_min_gbs = 350
+publish = "comment"
+[campaign]
+ledger = "postgresql+psycopg://gsp@db/gsp"
+approvers = "/m/approvers"
+users = ["maint"]
+level = "workload"
+command = "/opt/gsp"
+attempts = 3
+wait_s = 10
+return_s = 20
+proof_s = 30
+verify_s = 60
+gates = [["/usr/bin/true"], ["/usr/bin/test", "-e", "/x"]]
+gate_s = 5
+poll_s = 1
+lease_s = 60
 """
 
 
@@ -90,6 +124,40 @@ def test_every_key_is_taken() -> None:
         prolog=Prolog(all_jobs=True),
         deadlines=Deadlines(slurm_s=5.0, nvml_s=20.5, command_s=2.0, run_s=59.5),
         slurm=Slurm("/opt/slurm/bin/scontrol", "/opt/slurm/etc/slurm.conf"),
+        realign=Realign(
+            manifest="/m/now.toml",
+            allowed_signers="/m/signers",
+            revoked="/m/revoked",
+            templates="/m/templates",
+            downloads="/m/cache",
+            reboot=("/usr/bin/systemctl", "reboot"),
+            min_free_mb=10,
+            step_s=60.0,
+            lock_wait_s=5,
+        ),
+        verify=Verify(
+            dcgm="required",
+            smoke=False,
+            nccl=("/opt/all_reduce_perf",),
+            nccl_min_gbs=350.0,
+            publish="comment",
+        ),
+        campaign=Campaign(
+            ledger="postgresql+psycopg://gsp@db/gsp",
+            approvers="/m/approvers",
+            users=("maint",),
+            level="workload",
+            command="/opt/gsp",
+            attempts=3,
+            wait_s=10,
+            return_s=20,
+            proof_s=30,
+            verify_s=60,
+            gates=(("/usr/bin/true",), ("/usr/bin/test", "-e", "/x")),
+            gate_s=5.0,
+            poll_s=1.0,
+            lease_s=60,
+        ),
     )
 
 
@@ -117,7 +185,7 @@ OUT = "is out of range; take"
 REFUSALS = [
     ("[helth]\n", "1: [helth]: there is no such table; did you mean \"health\"?"),
     ("[zzz]\n", "1: [zzz]: there is no such table; there are: "
-                "node, pin, drain, health, prolog, deadlines, slurm"),
+                "node, pin, drain, health, prolog, deadlines, slurm, realign, verify, campaign"),
     ("resume = true\n", "1: resume: stands outside the tables; put it below the [table] that it belongs to"),
     ("health = 3\n", "1: [health]: must be a table, not the number 3; write [health] on a line of its own"),
     ("[health]\nresum = true\n", '2: [health] resum: there is no such key; did you mean "resume"?'),
@@ -342,6 +410,9 @@ def keys_of_schema() -> set[str]:
         "prolog": Prolog,
         "deadlines": Deadlines,
         "slurm": Slurm,
+        "realign": Realign,
+        "verify": Verify,
+        "campaign": Campaign,
     }
     names = {f"{name}.{one.name}" for name, kind in tables.items() for one in fields(kind)}
     return names | {f"drain.{code}" for code in DRAIN_DEFAULTS}
