@@ -39,8 +39,8 @@ class Operation:
     """One try at bringing a node onto a manifest.
 
     ``digest`` has the first 12 hexadecimal digits of the manifest's SHA-256. Where somebody
-    asked by hand, with the kind and a campaign's name alone, ``manifest`` and ``digest`` are empty: the node's
-    configured one.
+    asked by hand, with the kind and a campaign's name alone, ``manifest`` and ``digest`` are empty: it is the
+    node's configured one.
     """
 
     kind: Kind
