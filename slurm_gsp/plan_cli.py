@@ -22,17 +22,29 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from slurm_gsp.campaign.fleet import Topology, as_fleet, node_facts
-from slurm_gsp.campaign.model import CHANGE_CLASSES, FleetNode, Heading, Limits, Plan, PlanError, Wave, Window
+from slurm_gsp.campaign.model import (
+    CHANGE_CLASSES,
+    ChangeClass,
+    FleetNode,
+    Heading,
+    Limits,
+    Plan,
+    PlanError,
+    PlannedProfile,
+    Wave,
+    Window,
+)
 from slurm_gsp.campaign.plan import plan as make_plan
 from slurm_gsp.campaign.planfile import dump_plan
 from slurm_gsp.campaign.windows import parse_window, window_text
 from slurm_gsp.config import DEFAULT_PATH, ConfigError, load_config
+from slurm_gsp.core.operation import reason_fits
 from slurm_gsp.manifest.load import Loaded, load
 from slurm_gsp.manifest.match import Assignment, assign, folded
 from slurm_gsp.manifest.parse import ManifestError
 from slurm_gsp.manifest.sign import FileError, SignatureError
 from slurm_gsp.slurm.client import SlurmError
-from slurm_gsp.slurm.fleet import parse_fleet, parse_topology, read_fleet
+from slurm_gsp.slurm.fleet import expand, parse_fleet, parse_topology, read_fleet
 from slurm_gsp.slurm.scontrol import Run
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -73,6 +85,8 @@ class Options:
     topology: Path | None
     block_feature: str | None
     canary_per_block: bool
+    nodes: str | None
+    include_drained: str | None
     allowed_signers: Path | None
     config_path: Path
 
@@ -130,6 +144,12 @@ class _Problems:
 @click.option("--topology", type=click.Path(path_type=Path), help="topology.conf: leaf switches are blocks.")
 @click.option("--block-feature", metavar="GLOB", help="The feature that names a node's block, e.g. 'rack-*'.")
 @click.option("--canary-per-block", is_flag=True, help="A block is a variant too: a canary in each.")
+@click.option("--nodes", metavar="HOSTLIST", help="Plan these nodes alone, e.g. 'gpu[01-16]'.")
+@click.option(
+    "--include-drained",
+    metavar="HOSTLIST",
+    help="Also plan these although others drained them; they are put back as they were.",
+)
 @click.option("--allowed-signers", type=click.Path(path_type=Path), help="Refuse an unsigned manifest.")
 @click.option(
     "--config",
@@ -158,6 +178,12 @@ def _plan(options: Options, effects: Effects) -> None:
     name = options.campaign or (loaded.manifest.name if loaded else "campaign")
     if not _NAME.fullmatch(name):
         problems.found.append(f"--campaign: {name!r} is not up to 40 letters, digits, '_', '.' and '-'")
+    elif loaded is not None and not _names_fit(name, loaded):
+        problems.found.append(
+            f"--campaign: {name!r} and the manifest's name are too long together for a Reason"
+        )
+    asked = problems.take("--nodes", lambda: _names(options.nodes), None)
+    taken = problems.take("--include-drained", lambda: _names(options.include_drained), None) or frozenset()
     out = options.out or (None if options.as_json else Path(f"{name}.plan.json"))
     if out is not None and out.exists() and not options.force:
         problems.found.append(f"--out: {out} is there already; --force writes over it")
@@ -168,10 +194,13 @@ def _plan(options: Options, effects: Effects) -> None:
     if problems.found or loaded is None:
         _fail(problems.found)
     fleet = _look(options, effects, loaded, topology, now)
-    change_class = CHANGE_CLASSES[options.change_class]
-    heading = Heading(
-        name, loaded.manifest.name, loaded.source.digest, change_class.name, change_class.approvals
+    unknown = sorted(((asked or frozenset()) | taken) - {node.name for node in fleet})
+    if unknown:
+        _fail([f"Slurm knows no node {', '.join(unknown)}"])
+    fleet = tuple(
+        replace(node, wanted=asked is None or node.name in asked, take=node.name in taken) for node in fleet
     )
+    heading = _heading(name, loaded, CHANGE_CLASSES[options.change_class])
     made = make_plan(fleet, limits, now, slot_s, heading)
     if isinstance(made, PlanError):
         _fail(made.errors)
@@ -185,6 +214,32 @@ def _plan(options: Options, effects: Effects) -> None:
     if out is not None:
         _write(out, dump_plan(made), options.force)
         click.echo(f"{out}: written, {made.digest}", err=options.as_json)
+
+
+def _names(hostlist: str | None) -> frozenset[str] | None:
+    return None if hostlist is None else frozenset(expand(hostlist))
+
+
+def _names_fit(campaign: str, loaded: Loaded) -> bool:
+    manifests = (loaded.manifest, loaded.previous)
+    return all(reason_fits(campaign, manifest.name) for manifest in manifests if manifest)
+
+
+def _heading(name: str, loaded: Loaded, change_class: ChangeClass) -> Heading:
+    before = {profile.name: profile.driver for profile in loaded.previous.profiles} if loaded.previous else {}
+    return Heading(
+        campaign=name,
+        manifest=loaded.manifest.name,
+        manifest_digest=loaded.source.digest,
+        change_class=change_class.name,
+        approvals=change_class.approvals,
+        previous=loaded.previous.name if loaded.previous else None,
+        previous_digest=loaded.previous_source.digest if loaded.previous_source else "",
+        profiles=tuple(
+            PlannedProfile(profile.name, profile.driver, profile.gpus, before.get(profile.name))
+            for profile in loaded.manifest.profiles
+        ),
+    )
 
 
 def _limits(options: Options, problems: _Problems) -> tuple[Limits, int]:
@@ -264,8 +319,9 @@ def _look(
 
 def _print(made: Plan, zone: tzinfo) -> None:
     console = Console(highlight=False, emoji=False, markup=False)
-    approvals = f"{made.approvals} approval{'s'[: made.approvals != 1]}"
-    console.print(f"campaign {made.campaign}: {made.change_class} ({approvals}), manifest {made.manifest}")
+    approvals = f"{made.heading.approvals} approval{'s'[: made.heading.approvals != 1]}"
+    head = made.heading
+    console.print(f"campaign {head.campaign}: {head.change_class} ({approvals}), manifest {head.manifest}")
     console.print(f"limits   {_limits_text(made.limits)}")
     console.print(f"slots    {_span(made.realign_s)} each; times in {made.limits.time_zone}")
     if made.waves:

@@ -8,8 +8,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
+from slurm_gsp.core.operation import ESCALATED
 from slurm_gsp.core.policy import OWN_RESERVATION
-from slurm_gsp.core.reason import is_ours
+from slurm_gsp.core.reason import code_of, is_ours
 
 NEVER: Final = datetime.max.replace(tzinfo=UTC)
 """When a job without a time limit must end."""
@@ -27,6 +28,7 @@ OUT: Final = frozenset({
     "UNKNOWN",
 })
 """States in which users cannot count on a node: it is one of those that are out, whoever took it out."""
+_BY_DECISION: Final = frozenset({"DOWN", "DRAIN"})
 _NOT_ON: Final = frozenset({"POWERED_DOWN", "POWERING_DOWN", "POWERING_UP", "POWER_DOWN", "POWER_UP"})
 _MINUTES_A_DAY: Final = 24 * 60
 
@@ -51,7 +53,9 @@ class FleetNode:
     """One node at the moment of the look.
 
     ``profile`` None: the manifest matches it by no profile. ``driver`` None: nobody says what is loaded.
-    ``busy_until``: when the last job on it must have ended; None: it runs none.
+    ``busy_until``: when the last job on it must have ended; None: it runs none. ``wanted``: whether it was
+    asked for at all. ``take``: it was asked for although others drained it. ``held``: why it stays on an
+    older pin.
     """
 
     name: str
@@ -66,6 +70,9 @@ class FleetNode:
     driver: str | None = None
     pinned: str | None = None
     busy_until: datetime | None = None
+    wanted: bool = True
+    take: bool = False
+    held: str = ""
 
     @property
     def exists(self) -> bool:
@@ -79,15 +86,24 @@ class FleetNode:
 
     @property
     def drained_by_us(self) -> bool:
-        """Whether it is out by our own drain and nothing else: a campaign is what it waits for."""
-        return self.states & OUT == {"DRAIN"} and is_ours(self.reason)
+        """Whether it is out by our own Reason and nothing else: a campaign is what it waits for."""
+        return self.out and self.states & OUT <= _BY_DECISION and is_ours(self.reason) and not self.escalated
+
+    @property
+    def escalated(self) -> bool:
+        """Whether a campaign gave up on it: a person has to look first."""
+        return self.out and code_of(self.reason) == ESCALATED
 
     def why_not(self, now: datetime) -> str | None:
         """Why this node is no candidate, whatever the limits are; None: it is one."""
         if not self.exists:
             return "there is no such node yet (state FUTURE)"
+        if not self.wanted:
+            return "not asked for"
         if self.profile is None:
             return "no profile of the manifest matches it"
+        if self.held:
+            return self.held
         for held in sorted(self.reservations, key=lambda held: (held.start, held.name)):
             if held.ours and held.end > now:
                 return f"reserved by another campaign: {held.name}"
@@ -108,10 +124,12 @@ class FleetNode:
             return "a reboot through Slurm is under way"
         if "MAINTENANCE" in flags:
             return "in a MAINT reservation"
-        if flags - {"DRAIN"}:
+        if flags - {"DRAIN"} and not self.drained_by_us:
             return f"{'+'.join(sorted(flags - {'DRAIN'})).lower()}: {said}{who}"
-        if flags and not is_ours(self.reason):
+        if flags and not self.take and not is_ours(self.reason):
             return f"drained by others: {said}{who}"
+        if not self.take and self.escalated:
+            return f"given up by a campaign: {said}"
         if self.states & _NOT_ON:
             return "switched off to save power"
         return None
@@ -198,11 +216,17 @@ class WaveKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One node, out of service from ``start`` for the plan's ``realign_s``."""
+    """One node, out of service from ``start`` for the plan's ``realign_s``.
+
+    ``take``: it was drained by others when it was planned, and is put back so.
+    """
 
     node: str
     variant: str
     start: datetime
+    profile: str = ""
+    block: str | None = None
+    take: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,14 +247,34 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class PlannedProfile:
+    """What a profile brings its nodes to, and what a rollback brings them back to (None: nothing)."""
+
+    name: str
+    driver: str
+    gpus: int
+    previous_driver: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What a plan is called and answers to; digests are SHA-256, 64 hexadecimal digits."""
+
+    campaign: str = ""
+    manifest: str = ""
+    manifest_digest: str = ""
+    change_class: str = "routine"
+    approvals: int = CHANGE_CLASSES["routine"].approvals
+    previous: str | None = None
+    previous_digest: str = ""
+    profiles: tuple[PlannedProfile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Which node goes when. ``digest`` is over everything else (campaign/planfile.py)."""
 
-    campaign: str
-    manifest: str
-    manifest_digest: str
-    change_class: str
-    approvals: int
+    heading: Heading
     made: datetime
     realign_s: int
     limits: Limits
@@ -240,20 +284,19 @@ class Plan:
     """Planned nodes whose loaded driver nobody has told: they may turn out to be right already."""
     digest: str = ""
 
+    @property
+    def campaign(self) -> str:
+        """The campaign's name."""
+        return self.heading.campaign
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The slots of all waves."""
+        return tuple(slot for wave in self.waves for slot in wave.slots)
+
 
 @dataclass(frozen=True, slots=True)
 class PlanError:
     """No plan: everything that is wrong with what was asked."""
 
     errors: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Heading:
-    """What a plan is called and answers to."""
-
-    campaign: str = ""
-    manifest: str = ""
-    manifest_digest: str = ""
-    change_class: str = "routine"
-    approvals: int = CHANGE_CLASSES["routine"].approvals

@@ -35,6 +35,7 @@ from slurm_gsp.campaign.model import (
 )
 from slurm_gsp.campaign.planfile import seal
 from slurm_gsp.campaign.windows import Openings, Span, at, longest, open_spans
+from slurm_gsp.core.reason import is_ours
 
 GRID_S: Final = 60
 """Slots start on whole minutes."""
@@ -78,16 +79,11 @@ def plan(
         course = _Course(terms, [node for node in candidates if node.name not in left_out])
         waves = course.waves()
     left_out.update(course.unplaced())
-    heading = heading or Heading()
     drivers = {node.name: node.driver for node in candidates}
     unknown = [slot.node for wave in waves for slot in wave.slots if drivers[slot.node] is None]
     return seal(
         Plan(
-            campaign=heading.campaign,
-            manifest=heading.manifest,
-            manifest_digest=heading.manifest_digest,
-            change_class=heading.change_class,
-            approvals=heading.approvals,
+            heading=heading or Heading(),
             made=now,
             realign_s=realign_s,
             limits=limits,
@@ -495,15 +491,11 @@ class _Course:
         for turn in turns:
             start = self.started[turn]
             assert start is not None
-            slots.append((start, natural(self.nodes[turn].name), turn))
-        return Wave(
-            number,
-            kind,
-            tuple(
-                Slot(self.nodes[turn].name, self.nodes[turn].variant, at(start))
-                for start, _, turn in sorted(slots)
-            ),
-        )
+            node = self.nodes[turn]
+            taken = node.out and not is_ours(node.reason)
+            slot = Slot(node.name, node.variant, at(start), node.profile or "", node.block, taken)
+            slots.append((start, natural(node.name), slot))
+        return Wave(number, kind, tuple(slot for *_, slot in sorted(slots, key=lambda item: item[:2])))
 
     def _why(self, turn: int, node: FleetNode) -> str:
         end = self.terms.end

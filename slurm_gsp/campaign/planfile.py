@@ -5,14 +5,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime
 from typing import Any, Final, TypeVar
 
-from slurm_gsp.campaign.model import LeftOut, Limits, Plan, Slot, Wave, WaveKind, Window
+from slurm_gsp.campaign.model import (
+    Heading,
+    LeftOut,
+    Limits,
+    Plan,
+    PlannedProfile,
+    Slot,
+    Wave,
+    WaveKind,
+    Window,
+)
 from slurm_gsp.campaign.windows import parse_window, window_text
 
-FORMAT: Final = "slurm-gsp plan 1"
+FORMAT: Final = "slurm-gsp plan 2"
 _DIGEST: Final = "sha256:"
 T = TypeVar("T")
 
@@ -66,11 +76,7 @@ def digest_of(content: Mapping[str, object]) -> str:
 def _content(plan: Plan) -> dict[str, object]:
     return {
         "format": FORMAT,
-        "campaign": plan.campaign,
-        "manifest": plan.manifest,
-        "manifest_digest": plan.manifest_digest,
-        "change_class": plan.change_class,
-        "approvals": plan.approvals,
+        **_heading_object(plan.heading),
         "made": _time(plan.made),
         "realign_s": plan.realign_s,
         "limits": _limits_object(plan.limits),
@@ -78,15 +84,36 @@ def _content(plan: Plan) -> dict[str, object]:
             {
                 "number": wave.number,
                 "kind": wave.kind.value,
-                "slots": [
-                    {"node": slot.node, "variant": slot.variant, "start": _time(slot.start)}
-                    for slot in wave.slots
-                ],
+                "slots": [_slot_object(slot) for slot in wave.slots],
             }
             for wave in plan.waves
         ],
         "left_out": [{"node": item.node, "why": item.why} for item in plan.left_out],
         "unknown_driver": list(plan.unknown_driver),
+    }
+
+
+def _heading_object(heading: Heading) -> dict[str, object]:
+    return {
+        "campaign": heading.campaign,
+        "manifest": heading.manifest,
+        "manifest_digest": heading.manifest_digest,
+        "change_class": heading.change_class,
+        "approvals": heading.approvals,
+        "previous": heading.previous,
+        "previous_digest": heading.previous_digest,
+        "profiles": [asdict(profile) for profile in heading.profiles],
+    }
+
+
+def _slot_object(slot: Slot) -> dict[str, object]:
+    return {
+        "node": slot.node,
+        "variant": slot.variant,
+        "start": _time(slot.start),
+        "profile": slot.profile,
+        **({"block": slot.block} if slot.block is not None else {}),
+        **({"take": True} if slot.take else {}),
     }
 
 
@@ -125,11 +152,7 @@ def _line(value: object) -> str:
 
 def _plan(data: Mapping[str, Any], digest: str) -> Plan:
     plan = Plan(
-        campaign=_is(str, data["campaign"]),
-        manifest=_is(str, data["manifest"]),
-        manifest_digest=_is(str, data["manifest_digest"]),
-        change_class=_is(str, data["change_class"]),
-        approvals=_is(int, data["approvals"]),
+        heading=_heading(data),
         made=_read_time(data["made"]),
         realign_s=_is(int, data["realign_s"]),
         limits=_limits(_is(dict, data["limits"])),
@@ -153,8 +176,41 @@ def _wave(data: Mapping[str, Any]) -> Wave:
         WaveKind(data["kind"]),
         _each(
             data["slots"],
-            lambda slot: Slot(_is(str, slot["node"]), _is(str, slot["variant"]), _read_time(slot["start"])),
+            _slot,
         ),
+    )
+
+
+def _slot(data: Mapping[str, Any]) -> Slot:
+    return Slot(
+        _is(str, data["node"]),
+        _is(str, data["variant"]),
+        _read_time(data["start"]),
+        _is(str, data["profile"]),
+        _maybe(str, data.get("block")),
+        bool(data.get("take", False)),
+    )
+
+
+def _heading(data: Mapping[str, Any]) -> Heading:
+    return Heading(
+        campaign=_is(str, data["campaign"]),
+        manifest=_is(str, data["manifest"]),
+        manifest_digest=_is(str, data["manifest_digest"]),
+        change_class=_is(str, data["change_class"]),
+        approvals=_is(int, data["approvals"]),
+        previous=_maybe(str, data["previous"]),
+        previous_digest=_is(str, data["previous_digest"]),
+        profiles=_each(data["profiles"], _profile),
+    )
+
+
+def _profile(data: Mapping[str, Any]) -> PlannedProfile:
+    return PlannedProfile(
+        _is(str, data["name"]),
+        _is(str, data["driver"]),
+        _is(int, data["gpus"]),
+        _maybe(str, data["previous_driver"]),
     )
 
 

@@ -25,6 +25,7 @@ from slurm_gsp.campaign.model import (
     Plan,
     PlanError,
     Reservation,
+    Slot,
     WaveKind,
     Window,
 )
@@ -263,18 +264,40 @@ def test_a_variant_without_canary_is_left_out_and_holds_up_nobody():
     }
 
 
+def test_nodes_that_were_not_asked_for_are_left_out():
+    fleet = [node("n1"), node("n2", wanted=False), node("n3", wanted=False, states=DRAINED, reason="fan")]
+    assert whys(made(fleet)) == {"n2": "not asked for", "n3": "not asked for"}
+
+
+def test_a_node_that_others_drained_is_taken_where_it_was_asked_for():
+    fleet = [node("n1", states=DRAINED, reason="fan", take=True, block="r1"), node("n2", reason="left over")]
+    slots = {slot.node: slot for slot in made(fleet).slots}
+    assert slots["n1"] == Slot("n1", "a", NOW, "p", "r1", take=True)
+    assert not slots["n2"].take
+
+
+def test_held_and_given_up_nodes_wait_for_a_person():
+    given_up = "gsp:escalated c1 vbios"
+    fleet = [
+        node("n1", held="held at 2026-10: rolled back by c1"),
+        node("n2", states=DRAINED, reason=given_up),
+        node("n3", states=DRAINED, reason=given_up, take=True),
+        node("n4", states=DRAINED, reason="gsp:realign-failed step=2 disk"),
+    ]
+    result = made(fleet)
+    assert whys(result) == {
+        "n1": "held at 2026-10: rolled back by c1",
+        "n2": f"given up by a campaign: {given_up}",
+    }
+    assert {slot.node: slot.take for slot in result.slots} == {"n3": True, "n4": False}
+
+
 def test_the_heading_and_the_unknown_drivers_are_in_the_plan():
     fleet = [node("n1"), node("n2", driver="570.1"), node("n3", driver="580.95.05")]
     heading = Heading("c1", "2026-11", "sha256:00", "standard", 0)
     result = plan(fleet, FREE, NOW, SLOT, heading)
     assert isinstance(result, Plan)
-    assert (result.campaign, result.manifest, result.manifest_digest) == ("c1", "2026-11", "sha256:00")
-    assert (result.change_class, result.approvals, result.made, result.realign_s) == (
-        "standard",
-        0,
-        NOW,
-        SLOT,
-    )
+    assert (result.campaign, result.heading, result.made, result.realign_s) == ("c1", heading, NOW, SLOT)
     assert result.unknown_driver == ("n1",)
     assert result.digest.startswith("sha256:")
 

@@ -83,7 +83,7 @@ def test_a_plan_from_one_look(slurm, place):
     ]
     plan = load_plan((place / "2026-11.plan.json").read_text())
     assert [[slot.node for slot in wave.slots] for wave in plan.waves] == [["n3", "n7"], ["n1"]]
-    assert (plan.campaign, plan.change_class, plan.approvals) == ("2026-11", "routine", 2)
+    assert (plan.campaign, plan.heading.change_class, plan.heading.approvals) == ("2026-11", "routine", 2)
     assert (plan.limits.max_out_count, plan.limits.max_out_percent, plan.limits.soak_s) == (5, None, 5400)
     assert plan.unknown_driver == ("n1", "n3", "n7")
     assert plan.made == NOW.replace(microsecond=0)
@@ -105,7 +105,7 @@ def test_a_plan_from_one_look(slurm, place):
 def test_json_is_the_plan_file_and_writes_nothing(slurm, place):
     done = call(slurm, "--json", "--class", "emergency", "--campaign", "c1", "--max-percent", "60")
     plan = load_plan(done.stdout)
-    assert (plan.campaign, plan.change_class, plan.approvals) == ("c1", "emergency", 1)
+    assert (plan.campaign, plan.heading.change_class, plan.heading.approvals) == ("c1", "emergency", 1)
     assert plan.limits.growth == CHANGE_CLASSES["emergency"].limits.growth
     assert list(place.iterdir()) == [place / "2026-11.toml"]
     done = call(slurm, "--json", "--out", "x.json", "--max-percent", "60")
@@ -198,4 +198,4 @@ def test_a_terminal_is_not_told_what_to_do_by_a_reason(slurm, place):
 def test_the_plan_is_json_for_any_reader(slurm, place):
     call(slurm, "--max-out", "5")
     data = json.loads((place / "2026-11.plan.json").read_text())
-    assert data["format"] == "slurm-gsp plan 1"
+    assert data["format"] == "slurm-gsp plan 2"

@@ -11,18 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slurm_gsp.campaign.model import LeftOut, Limits, Plan, Slot, Wave, WaveKind
+from slurm_gsp.campaign.model import Heading, LeftOut, Limits, Plan, PlannedProfile, Slot, Wave, WaveKind
 from slurm_gsp.campaign.planfile import PlanFileError, digest_of, dump_plan, load_plan, seal
 from slurm_gsp.campaign.windows import parse_window, window_text
 
 NOW = datetime(2026, 11, 16, 9, 0, tzinfo=UTC)
 PLAN = seal(
     Plan(
-        campaign="c1",
-        manifest="2026-11",
-        manifest_digest="sha256:00",
-        change_class="routine",
-        approvals=2,
+        heading=Heading(
+            campaign="c1",
+            manifest="2026-11",
+            manifest_digest="sha256:00",
+            change_class="routine",
+            approvals=2,
+            previous="2026-10",
+            previous_digest="sha256:11",
+            profiles=(PlannedProfile("h", "580.95.05", 8, "570.1"),),
+        ),
         made=NOW,
         realign_s=1800,
         limits=Limits(
@@ -31,8 +36,12 @@ PLAN = seal(
             exceptions=(date(2026, 12, 24),),
         ),
         waves=(
-            Wave(0, WaveKind.CANARY, (Slot("n1", "h100", NOW),)),
-            Wave(1, WaveKind.WAVE, (Slot("n2", "h100", NOW), Slot("n10", "h100", NOW))),
+            Wave(0, WaveKind.CANARY, (Slot("n1", "h100", NOW, "h"),)),
+            Wave(
+                1,
+                WaveKind.WAVE,
+                (Slot("n2", "h100", NOW, "h", "rack1"), Slot("n10", "h100", NOW, "h", None, True)),
+            ),
         ),
         left_out=(LeftOut("n3", "drained by others: „Lüfter“ (root)"),),
         unknown_driver=("n1",),
@@ -44,7 +53,7 @@ TEXT = """{
  "campaign": "c1",
  "change_class": "routine",
  "digest": "%s",
- "format": "slurm-gsp plan 1",
+ "format": "slurm-gsp plan 2",
  "left_out": [
   {"node": "n3", "why": "drained by others: \\u201eL\\u00fcfter\\u201c (root)"}
  ],
@@ -52,15 +61,18 @@ TEXT = """{
  "made": "2026-11-16T09:00:00Z",
  "manifest": "2026-11",
  "manifest_digest": "sha256:00",
+ "previous": "2026-10",
+ "previous_digest": "sha256:11",
+ "profiles": [{"driver": "580.95.05", "gpus": 8, "name": "h", "previous_driver": "570.1"}],
  "realign_s": 1800,
  "unknown_driver": ["n1"],
  "waves": [
   {"kind": "canary", "number": 0, "slots": [
-    {"node": "n1", "start": "2026-11-16T09:00:00Z", "variant": "h100"}
+    {"node": "n1", "profile": "h", "start": "2026-11-16T09:00:00Z", "variant": "h100"}
   ]},
   {"kind": "wave", "number": 1, "slots": [
-    {"node": "n2", "start": "2026-11-16T09:00:00Z", "variant": "h100"},
-    {"node": "n10", "start": "2026-11-16T09:00:00Z", "variant": "h100"}
+    {"block": "rack1", "node": "n2", "profile": "h", "start": "2026-11-16T09:00:00Z", "variant": "h100"},
+    {"node": "n10", "profile": "h", "start": "2026-11-16T09:00:00Z", "take": true, "variant": "h100"}
   ]}
  ]
 }
@@ -88,7 +100,7 @@ def test_an_altered_plan_is_refused():
     ):
         load_plan(altered)
     with pytest.raises(ValueError, match="changed after it was made"):
-        dump_plan(replace(PLAN, approvals=0))
+        dump_plan(replace(PLAN, realign_s=0))
 
 
 def forged(**changes: object) -> str:
@@ -100,7 +112,7 @@ def forged(**changes: object) -> str:
     return json.dumps({**data, "digest": digest_of(data)})
 
 
-SLOTS = [{"node": "n3", "start": "2026-11-16T09:00:00Z", "variant": "h100"}]
+SLOTS = [{"node": "n3", "profile": "h", "start": "2026-11-16T09:00:00Z", "variant": "h100"}]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +120,7 @@ SLOTS = [{"node": "n3", "start": "2026-11-16T09:00:00Z", "variant": "h100"}]
     [
         ("", "not a plan file: Expecting value"),
         ("[" * 100000, "not a plan file: "),
-        ("[]", "its format is None, wanted 'slurm-gsp plan 1'"),
+        ("[]", "its format is None, wanted 'slurm-gsp plan 2'"),
         ('{"format": "slurm-gsp plan 9"}', "its format is 'slurm-gsp plan 9'"),
         ('{"format": 1, "format": 2}', "not a plan file: a key is there twice"),
         ('{"format": NaN}', "not a plan file: NaN is no number"),
@@ -160,7 +172,14 @@ def plans(draw):
     )
     left_out = tuple(LeftOut(name, draw(TEXTS)) for name in names[:1])
     return seal(
-        replace(PLAN, campaign=draw(TEXTS), made=draw(TIMES), limits=limits, waves=(wave,), left_out=left_out)
+        replace(
+            PLAN,
+            heading=replace(PLAN.heading, campaign=draw(TEXTS)),
+            made=draw(TIMES),
+            limits=limits,
+            waves=(wave,),
+            left_out=left_out,
+        )
     )
 
 
