@@ -8,7 +8,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from slurm_gsp.core.operation import ESCALATED
+from slurm_gsp.core.operation import ESCALATED, is_campaigns
 from slurm_gsp.core.policy import OWN_RESERVATION
 from slurm_gsp.core.reason import code_of, is_ours
 
@@ -28,7 +28,6 @@ OUT: Final = frozenset({
     "UNKNOWN",
 })
 """States in which users cannot count on a node: it is one of those that are out, whoever took it out."""
-_BY_DECISION: Final = frozenset({"DOWN", "DRAIN"})
 _NOT_ON: Final = frozenset({"POWERED_DOWN", "POWERING_DOWN", "POWERING_UP", "POWER_DOWN", "POWER_UP"})
 _MINUTES_A_DAY: Final = 24 * 60
 
@@ -87,7 +86,10 @@ class FleetNode:
     @property
     def drained_by_us(self) -> bool:
         """Whether it is out by our own Reason and nothing else: a campaign is what it waits for."""
-        return self.out and self.states & OUT <= _BY_DECISION and is_ours(self.reason) and not self.escalated
+        flags = self.states & OUT
+        drained = flags == {"DRAIN"} and is_ours(self.reason)
+        left = bool(flags) and flags <= {"DOWN", "DRAIN"} and is_campaigns(self.reason)
+        return (drained or left) and not self.escalated
 
     @property
     def escalated(self) -> bool:

@@ -283,13 +283,14 @@ def test_held_and_given_up_nodes_wait_for_a_person():
         node("n2", states=DRAINED, reason=given_up),
         node("n3", states=DRAINED, reason=given_up, take=True),
         node("n4", states=DRAINED, reason="gsp:realign-failed step=2 disk"),
+        node("n5", states=frozenset({"DOWN"}), reason="gsp:realign c1 to=m@0 try=1 : reboot timed out"),
     ]
     result = made(fleet)
     assert whys(result) == {
         "n1": "held at 2026-10: rolled back by c1",
         "n2": f"given up by a campaign: {given_up}",
     }
-    assert {slot.node: slot.take for slot in result.slots} == {"n3": True, "n4": False}
+    assert {slot.node: slot.take for slot in result.slots} == {"n3": False, "n4": False, "n5": False}
 
 
 def test_the_heading_and_the_unknown_drivers_are_in_the_plan():
