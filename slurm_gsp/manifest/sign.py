@@ -21,6 +21,9 @@ from slurm_gsp import process
 from slurm_gsp.manifest.parse import parse
 
 NAMESPACE: Final = "slurm-gsp-manifest"
+PLAN_NAMESPACE: Final = "slurm-gsp-plan"
+_OBJECTS: Final = {NAMESPACE: "manifests", PLAN_NAMESPACE: "plans"}
+_COMMANDS: Final = {NAMESPACE: "slurm-gsp manifest sign", PLAN_NAMESPACE: "slurm-gsp approve"}
 MAX_BYTES: Final = 1024 * 1024
 DEADLINE_S: Final = 30.0
 """Long enough to touch a hardware key."""
@@ -135,18 +138,21 @@ def sign(path: Path, key: Path, *, keygen: SshKeygen | None = None) -> Path:
     ``key`` is a private key, or the public one of a key that ssh-agent holds. ManifestError for a manifest
     that is not good by itself, SignatureError for a key that cannot be used.
     """
-    keygen = keygen or SshKeygen()
     text = as_text(read_file(path), str(path))
     parse(text, str(path))
+    return sign_text(text, signature_path(path), key, NAMESPACE, keygen or SshKeygen())
+
+
+def sign_text(text: str, target: Path, key: Path, namespace: str, keygen: SshKeygen) -> Path:
+    """Sign a text for one purpose, the namespace; ``target``, where the signature then stands."""
     key = key.absolute()
     try:
         os.close(os.open(key, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
     except OSError as error:
         raise SignatureError(f"{key}: the key cannot be read: {error.strerror}") from error
-    done = keygen("-Y", "sign", "-q", "-f", str(key), "-n", NAMESPACE, stdin=text)
+    done = keygen("-Y", "sign", "-q", "-f", str(key), "-n", namespace, stdin=text)
     if done.rc != 0 or "BEGIN SSH SIGNATURE" not in done.stdout:
         raise SignatureError(_why_unsigned(key, done))
-    target = signature_path(path)
     try:
         _replace(target, done.stdout)
     except OSError as error:
@@ -182,19 +188,38 @@ def require(
 def _verify(
     path: Path, data: bytes, allowed_signers: Path, revoked: Path | None, keygen: SshKeygen
 ) -> Signer:
-    text = as_text(data, str(path))
     signature = signature_path(path).absolute()
     if not signature.exists():
         raise SignatureError(
             f"{path}: is not signed: there is no {signature.name} beside it; slurm-gsp manifest sign makes it"
         )
+    signed = Signed(str(path), as_text(data, str(path)), signature, NAMESPACE)
+    return signer_of(signed, allowed_signers, revoked=revoked, keygen=keygen)
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A text and the signature over it; ``what`` names the text in messages."""
+
+    what: str
+    text: str
+    signature: Path
+    namespace: str
+
+
+def signer_of(
+    signed: Signed, allowed_signers: Path, *, revoked: Path | None = None, keygen: SshKeygen | None = None
+) -> Signer:
+    """Who signed this very text for this purpose; SignatureError unless an allowed signer did."""
+    keygen = keygen or SshKeygen()
+    text, signature = signed.text, signed.signature
     _check_unwritable(allowed_signers)
     if revoked is not None:
         _check_unwritable(revoked)
-    common = ("-n", NAMESPACE, "-s", str(signature))
+    common = ("-n", signed.namespace, "-s", str(signature))
     checked = keygen("-Y", "check-novalidate", *common, stdin=text)
     if checked.rc != 0:
-        raise SignatureError(f"{path}: {_why_wrong(signature, checked)}")
+        raise SignatureError(f"{signed.what}: {_why_wrong(signed, checked)}")
     found = _GOOD.search(checked.stdout)
     fingerprint = found[1] if found else "of unknown fingerprint"
     allowed = str(allowed_signers.absolute())
@@ -210,7 +235,8 @@ def _verify(
         said.append(done.stderr)
         if extra and keygen("-Y", "verify", "-f", allowed, "-I", name, *common, stdin=text).rc == 0:
             said.append("revoked")  # ssh-keygen says nothing of it
-    raise SignatureError(f"{path}: {_why_refused(fingerprint, allowed, names, ' '.join(said))}")
+    refused = _why_refused(fingerprint, allowed, names, " ".join(said), signed.namespace)
+    raise SignatureError(f"{signed.what}: {refused}")
 
 
 def _check_unwritable(path: Path) -> None:
@@ -241,25 +267,26 @@ def _why_unsigned(key: Path, done: process.Finished) -> str:
     return f"{key}: ssh-keygen did not sign: {_said(done)}"
 
 
-def _why_wrong(signature: Path, done: process.Finished) -> str:
+def _why_wrong(signed: Signed, done: process.Finished) -> str:
+    signature = signed.signature
     if "namespace" in done.stderr:
         return (
-            f"{signature.name} was made for another purpose than {NAMESPACE} (its namespace); "
-            "sign with slurm-gsp manifest sign"
+            f"{signature.name} was made for another purpose than {signed.namespace} (its namespace); "
+            f"sign with {_COMMANDS[signed.namespace]}"
         )
     if "incorrect signature" in done.stderr:
         return "was altered after it was signed; restore it, or check the change and sign again"
     return f"{signature.name} is no signature that ssh-keygen can read: {_said(done)}; sign again"
 
 
-def _why_refused(fingerprint: str, allowed: str, names: Sequence[str], said: str) -> str:
+def _why_refused(fingerprint: str, allowed: str, names: Sequence[str], said: str, namespace: str) -> str:
     key = f"the key {fingerprint} ({', '.join(names)})" if names else f"the key {fingerprint}"
     if "has expired" in said:
         return f"{key} has expired in {allowed} (valid-before); sign with a valid key"
     if "not yet valid" in said:
         return f"{key} is not valid yet in {allowed} (valid-after); sign with a valid key"
     if "not permitted for use" in said:
-        return f'{key} may not sign manifests: in {allowed}, its namespaces lack "{NAMESPACE}"'
+        return f'{key} may not sign {_OBJECTS[namespace]}: in {allowed}, its namespaces lack "{namespace}"'
     if "revoked" in said:
         return f"{key} is revoked; sign with another key"
     if names:

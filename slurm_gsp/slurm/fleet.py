@@ -6,9 +6,8 @@ so that no change of the clocks makes one ambiguous.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -18,11 +17,12 @@ from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
 
 from slurm_gsp import process
 from slurm_gsp.campaign.model import NEVER, Reservation
+from slurm_gsp.core.published import DRIVER_KEY, read_published
 from slurm_gsp.slurm.client import ControllerAway, Denied, NodeState, SlurmError, SlurmMissing, SlurmTimeout
 from slurm_gsp.slurm.scontrol import Run, parse_node
 
-DRIVER_KEY: Final = "nvidia_driver"
-"""The key of a node's Extra (flat JSON) under which its loaded driver is looked for."""
+JOB_NAME: Final = "gsp-verify"
+"""The name of all verification jobs; their comment says which node and operation they are of."""
 RECURRENCE_DAYS: Final = 60
 """How far ahead a reservation that recurs is followed."""
 
@@ -51,6 +51,16 @@ class FleetText:
 
 
 @dataclass(frozen=True, slots=True)
+class CampaignText:
+    """The same for a campaign that runs: jobs with their users, and our own verification jobs."""
+
+    nodes: str
+    reservations: str
+    jobs: str
+    verifications: str
+
+
+@dataclass(frozen=True, slots=True)
 class SeenNode:
     """One node as the three reads show it; ``gres`` without sockets, ``busy_until`` None: no job on it."""
 
@@ -71,6 +81,32 @@ def read_fleet(
     deadline_s: float = 60.0,
 ) -> FleetText:
     """Ask Slurm three times; nothing is changed. SlurmError where it does not answer."""
+    ask = _asking(run, conf, deadline_s)
+    # jobs last: a job that starts in between is seen, and one that ends only leaves the node free sooner
+    nodes = ask(scontrol, "-a", "-o", "show", "node")
+    reservations = ask(scontrol, "-a", "-o", "show", "reservation")
+    return FleetText(nodes, ask(squeue, "-h", "-a", "-t", _HOLDING, "-o", _JOB_FORM), reservations)
+
+
+def read_campaign(
+    run: Run | None = None,
+    *,
+    scontrol: str = "/usr/bin/scontrol",
+    squeue: str = "/usr/bin/squeue",
+    conf: str | None = None,
+    deadline_s: float = 60.0,
+) -> CampaignText:
+    """Ask Slurm four times, whatever the size of the fleet and of the campaign; nothing is changed."""
+    ask = _asking(run, conf, deadline_s)
+    # our own jobs before the nodes: what a job published before it ended is then seen with its end
+    ours = ask(squeue, "-h", "-a", "-t", "all", "-n", JOB_NAME, "-o", "%A|%T|%u|%e|%N|%k")
+    nodes = ask(scontrol, "-a", "-o", "show", "node")
+    reservations = ask(scontrol, "-a", "-o", "show", "reservation")
+    others = ask(squeue, "-h", "-a", "-t", f"{_HOLDING},NODE_FAIL", "-o", "%A|%T|%u|%e|%N|%j")
+    return CampaignText(nodes, reservations, others, ours)
+
+
+def _asking(run: Run | None, conf: str | None, deadline_s: float) -> Callable[..., str]:
     run = run or partial(process.run, limit_bytes=_LIMIT_BYTES)
     env = {"TZ": "UTC0", "SLURM_TIME_FORMAT": "standard", **({"SLURM_CONF": conf} if conf else {})}
 
@@ -88,10 +124,7 @@ def read_fleet(
             raise _refused(asked, done)
         return done.stdout
 
-    # jobs last: a job that starts in between is seen, and one that ends only leaves the node free sooner
-    nodes = ask(scontrol, "-a", "-o", "show", "node")
-    reservations = ask(scontrol, "-a", "-o", "show", "reservation")
-    return FleetText(nodes, ask(squeue, "-h", "-a", "-t", _HOLDING, "-o", _JOB_FORM), reservations)
+    return ask
 
 
 def parse_fleet(text: FleetText, now: datetime) -> tuple[SeenNode, ...]:
@@ -99,7 +132,7 @@ def parse_fleet(text: FleetText, now: datetime) -> tuple[SeenNode, ...]:
     busy = parse_jobs(text.jobs)
     held = parse_reservations(text.reservations, now)
     seen: dict[str, SeenNode] = {}
-    for line in _records(text.nodes, "NodeName="):
+    for line in records(text.nodes, "NodeName="):
         state = parse_node(line)
         free = _FREE_TEXT.search(line)
         head = line[: free.start()] if free else line
@@ -144,7 +177,7 @@ def parse_reservations(text: str, now: datetime) -> dict[str, tuple[Reservation,
     """
     held: dict[str, list[int]] = {}
     known: list[list[Reservation]] = []
-    for line in _records(text, "ReservationName="):
+    for line in records(text, "ReservationName="):
         found = _RESERVATION.match(line)
         if found is None:
             raise SlurmError(f"not a reservation as scontrol writes it: {line[:200]!r}")
@@ -178,14 +211,7 @@ def expand(hosts: str) -> tuple[str, ...]:
 
 def published_driver(extra: str) -> str | None:
     """The loaded driver that a node's Extra names; None where nobody put it there."""
-    if DRIVER_KEY not in extra:
-        return None
-    try:
-        said = json.loads(extra)
-    except ValueError:
-        return None
-    version = said.get(DRIVER_KEY) if isinstance(said, dict) else None
-    return version if isinstance(version, str) and version else None
+    return (read_published(extra).get(DRIVER_KEY) or None) if DRIVER_KEY in extra else None
 
 
 def parse_topology(text: str) -> dict[str, str]:
@@ -203,7 +229,7 @@ def parse_topology(text: str) -> dict[str, str]:
 _CONF_FIELD: Final = re.compile(r"(\w+)\s*=\s*(\S+)")
 
 
-def _records(text: str, first: str) -> Iterable[str]:
+def records(text: str, first: str) -> Iterable[str]:
     """One record a line; what starts with a blank goes on with the line before it."""
     record = ""
     for line in text.split("\n"):
@@ -220,6 +246,11 @@ def _records(text: str, first: str) -> Iterable[str]:
 def _listed(form: re.Pattern[str], head: str) -> tuple[str, ...]:
     found = form.search(head)
     return () if found is None or found[1] in _NOTHING else tuple(filter(None, found[1].split(",")))
+
+
+def time_or_none(text: str) -> datetime | None:
+    """A time as Slurm writes it in UTC; None where it says that there is none."""
+    return None if text in _NOTHING else _time(text)
 
 
 def _time(text: str) -> datetime:

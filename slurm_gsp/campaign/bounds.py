@@ -1,0 +1,125 @@
+"""Time and room of a running campaign: which wave is open, when a slot may lie, how many nodes may be out.
+
+The plan kept all limits when it was made. Nodes fail and jobs start meanwhile, so they are asked again for
+every node, by what Slurm shows now and counting everybody's nodes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from slurm_gsp.campaign.look import Look, Seen
+from slurm_gsp.campaign.state import Gate, GateState, NodeRecord, Phase, State, Status, Terms
+from slurm_gsp.campaign.windows import Openings, open_spans
+
+HORIZON_S: Final = 366 * 86400
+"""How far ahead a slot is looked for where there is no deadline."""
+NOT_IN_SERVICE: Final = frozenset({"DOWN", "DRAIN", "ERROR", "FAIL"})
+"""States in which a node takes no job by a decision; a MAINT reservation alone is none."""
+
+
+def openings(terms: Terms, now: datetime) -> Openings:
+    """When slots may lie; one that began no longer than a slot ago still counts as being in its window."""
+    begin = int(now.timestamp())
+    deadline = terms.plan.limits.deadline
+    end = begin + HORIZON_S if deadline is None else min(begin + HORIZON_S, int(deadline.timestamp()))
+    spans = open_spans(terms.plan.limits, begin - terms.plan.realign_s, end)
+    return Openings(spans, terms.plan.realign_s, 1)
+
+
+def opening(times: Openings, start: datetime) -> datetime | None:
+    """The first moment from then on at which a slot may begin; None: there is none before the deadline."""
+    found = times.next_start(math.ceil(start.timestamp()))
+    return None if found is None else datetime.fromtimestamp(found, UTC)
+
+
+class Bounds:
+    """What the limits leave at one look. ``room`` counts: ask once for each node, in the plan's order."""
+
+    def __init__(self, terms: Terms, state: State, look: Look) -> None:
+        self._terms = terms
+        self._state = state
+        self._look = look
+        self._now = look.at
+        self.lead = timedelta(seconds=terms.lead_s)
+        self.openings = openings(terms, look.at)
+        self.open_wave = self._open_wave()
+        self.slip = self._slip()
+        self._out = {partition: set(names) for partition, names in look.out.items()}
+        self._blocks = self._blocks_out()
+
+    @property
+    def over(self) -> bool:
+        """Whether every gate was passed."""
+        return self.open_wave == -1
+
+    def gate(self) -> Gate | None:
+        """The gate of the open wave, if it has one yet."""
+        return next((gate for gate in self._state.gates if gate.wave == self.open_wave), None)
+
+    def near(self, start: datetime) -> bool:
+        """Whether it has to be decided now if this may begin."""
+        return start <= self._now + self.lead
+
+    def next_opening(self, start: datetime) -> datetime | None:
+        """The first moment from then on, and not at once, at which a slot may begin."""
+        return opening(self.openings, max(start, self._now + self.lead))
+
+    def fits(self, record: NodeRecord) -> bool:
+        """Whether a slot that begins now, give or take a look, lies in a window."""
+        begins = max(record.start, self._now - self.lead).replace(microsecond=0)
+        return opening(self.openings, begins) == begins
+
+    def room(self, record: NodeRecord, seen: Seen) -> bool:
+        """Whether this node may be out beside all that are out, whoever took them; it then counts as out."""
+        limits = self._terms.plan.limits
+        taken = [
+            (self._out.setdefault(partition, set()), limits.most_out(self._look.sizes[partition]))
+            for partition in seen.state.partitions
+            if partition in self._look.sizes
+        ]
+        if record.block is not None and limits.per_block is not None:
+            taken.append((self._blocks[record.block], limits.per_block))
+        out_by_itself = bool(seen.states & NOT_IN_SERVICE)  # its slot takes nobody away
+        if not out_by_itself and any(len(out - {record.node}) >= most for out, most in taken):
+            return False
+        for out, _ in taken:
+            out.add(record.node)
+        return True
+
+    def _open_wave(self) -> int:
+        """The wave that is worked on: the first whose gate has not been passed."""
+        passed = {gate.wave for gate in self._state.gates if gate.state is GateState.PASSED}
+        return next((wave.number for wave in self._terms.plan.waves if wave.number not in passed), -1)
+
+    def _slip(self) -> timedelta:
+        """How much later all waves to come begin, because the open one is not over.
+
+        Nothing is moved before the next wave is near: most waves end in time.
+        """
+        starts = [
+            record.start
+            for record in self._state.nodes
+            if record.wave > self.open_wave and record.phase is Phase.RESERVED
+        ]
+        halted = self._state.status is Status.HALTED
+        if halted or self.over or not starts or not self.near(min(starts)):
+            return timedelta(0)
+        gate = self.gate()
+        begun = [record.start for record in self._state.nodes if record.wave == self.open_wave]
+        slot = timedelta(seconds=self._terms.plan.realign_s)
+        ended = gate.since if gate is not None else max(self._now, max(begun) + slot)
+        ready = ended + timedelta(seconds=self._terms.plan.limits.soak_s)
+        return max(ready, self._now + self.lead) + self.lead - min(starts)
+
+    def _blocks_out(self) -> dict[str, set[str]]:
+        """The planned nodes of each block that are out now."""
+        out: dict[str, set[str]] = defaultdict(set)
+        for record in self._state.nodes:
+            seen = self._look.seen(record.node)
+            if record.block is not None and seen is not None and seen.out:
+                out[record.block].add(record.node)
+        return out

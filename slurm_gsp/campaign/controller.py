@@ -1,0 +1,193 @@
+"""One tick of a campaign: look, decide, write down, do, write down. It keeps nothing in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from slurm_gsp.campaign.advance import advance, settled, wave_name
+from slurm_gsp.campaign.ledger import Lead
+from slurm_gsp.campaign.look import Look, Seen
+from slurm_gsp.campaign.state import (
+    AskGate,
+    Decision,
+    Effect,
+    Gate,
+    GateState,
+    Move,
+    NodeRecord,
+    Phase,
+    State,
+    Status,
+    Terms,
+)
+from slurm_gsp.slurm.admin import Busy
+from slurm_gsp.slurm.client import ControllerAway, Denied, SlurmError, SlurmMissing, SlurmTimeout
+
+
+class Performs(Protocol):
+    """What does an effect; SlurmError where it was not done."""
+
+    def perform(self, effect: Effect) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a controller reaches outside: a look at nodes, the effects, the gate, a clock, a listener."""
+
+    look: Callable[[Collection[str]], Look]
+    executor: Performs
+    ask_gate: Callable[[AskGate], tuple[bool, str]]
+    clock: Callable[[], datetime]
+    tell: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """How one tick ended; ``finished``: there is nothing left to do, for good."""
+
+    state: State
+    finished: bool
+
+
+class Controller:
+    """Carries a campaign on, tick by tick."""
+
+    def __init__(self, terms: Terms, lead: Lead, around: Surroundings) -> None:
+        self._terms = terms
+        self._lead = lead
+        self._around = around
+
+    def tick(self) -> Tick:
+        """One look and all that follows from it. SlurmError: Slurm could not be asked; tick again later."""
+        state = self._lead.state()
+        look = self._around.look([record.node for record in state.nodes])
+        decision = advance(self._terms, state, look)
+        records = {record.node: record for record in state.nodes}
+        stuck: set[str] = set()
+        for move in decision.moves:
+            node = move.record.node
+            if node not in stuck:
+                done = self._carry_out(move, records[node], look.seen(node), state.status)
+                records[node] = done
+                if done != move.record:
+                    stuck.add(node)
+        if decision.gate is not None:
+            self._set_gate(decision.gate)
+        if decision.ask is not None:
+            self._ask_gate(decision.ask)
+        if decision.status is not None and self._lead.status(state.status, decision.status, decision.why):
+            self._around.tell(
+                f"campaign {decision.status.value}" + (f": {decision.why}" if decision.why else "")
+            )
+        if decision == Decision():
+            self._lead.beat()
+        return Tick(self._lead.state(), settled(state, decision))
+
+    def _carry_out(self, move: Move, before: NodeRecord, seen: Seen | None, status: Status) -> NodeRecord:
+        """Do a move; the record that holds then."""
+        after = move.record
+        told = _told(before, after)
+        if not move.effects:
+            self._lead.decided(after, told, _excerpt(seen), save=True)
+            self._announce(before, after)
+            return after
+        self._lead.decided(after, told, {**_excerpt(seen), "effects": _texts(move.effects)}, save=False)
+        for effect in move.effects:
+            error = self._perform(effect)
+            if error is not None:
+                return self._put_off(before, error, status)
+        if after != before:
+            self._lead.save(after, told)
+            self._announce(before, after)
+        return after
+
+    def _perform(self, effect: Effect) -> SlurmError | None:
+        name = type(effect).__name__.lower()
+        self._lead.intent(effect.node, name, _data(effect))
+        try:
+            self._around.executor.perform(effect)
+        except SlurmError as error:
+            self._lead.outcome(effect.node, name, str(error))
+            self._around.tell(f"{effect.node}: {name}: {error}")
+            if isinstance(error, ControllerAway | Denied | SlurmMissing | SlurmTimeout):
+                raise
+            return error
+        self._lead.outcome(effect.node, name)
+        return None
+
+    def _put_off(self, before: NodeRecord, error: SlurmError, status: Status) -> NodeRecord:
+        """Slurm refused. The next look decides again, except where it would be the same: busy nodes."""
+        if before.phase is not Phase.PLANNED or not isinstance(error, Busy):
+            return before
+        now = self._around.clock()
+        why = "Slurm does not reserve it: jobs run into its slot"
+        if status is Status.SCHEDULING:
+            after = before.to(Phase.SKIPPED, now, why)
+        else:
+            later = max(before.start, now) + timedelta(seconds=self._terms.plan.realign_s)
+            after = replace(before, start=later, why=why)
+        self._lead.save(after, _told(before, after))
+        self._announce(before, after)
+        return after
+
+    def _announce(self, before: NodeRecord, after: NodeRecord) -> None:
+        """Tell a new phase."""
+        if before.phase is not after.phase:
+            self._around.tell(_told(before, after, node=True))
+
+    def _set_gate(self, gate: Gate) -> None:
+        told = f"gate after {wave_name(gate.wave)}: {gate.state.value}" + (
+            f": {gate.told}" if gate.told else ""
+        )
+        self._lead.gate(gate, told)
+        self._around.tell(told)
+
+    def _ask_gate(self, ask: AskGate) -> None:
+        self._lead.intent(None, f"gate commands after {wave_name(ask.wave)}", {"nodes": list(ask.nodes)})
+        passed, told = self._around.ask_gate(ask)
+        state = GateState.PASSED if passed else GateState.CLOSED
+        self._set_gate(Gate(ask.wave, state, self._around.clock(), told))
+
+
+def _told(before: NodeRecord, after: NodeRecord, *, node: bool = False) -> str:
+    """A move for people and for the ledger."""
+    told = (
+        f"{before.phase.value} -> {after.phase.value}"
+        if before.phase is not after.phase
+        else after.phase.value
+    )
+    if after.phase is Phase.PLANNED:
+        told += f" for {after.start:%Y-%m-%d %H:%M:%S} UTC"
+    if after.operation is not None and after.operation != before.operation:
+        told += f", {after.operation.kind.value} to {after.operation.target}"
+    if after.why and after.why != before.why:
+        told += f": {after.why}"
+    return f"{after.node}: {told}" if node else told
+
+
+def _excerpt(seen: Seen | None) -> dict[str, Any]:
+    """What was seen of a node that a decision rests on."""
+    if seen is None:
+        return {"seen": None}
+    found: dict[str, Any] = {
+        "state": "+".join(sorted(seen.states)),
+        "reason": seen.state.reason,
+        "boot_time": seen.state.boot_time,
+        "jobs": [job.id for job in seen.jobs],
+        "reservations": [held.name for held in seen.reservations],
+        "driver": seen.driver,
+    }
+    if seen.proof is not None:
+        found["proof"] = {key: value for key, value in asdict(seen.proof).items() if value}
+    return {"seen": found}
+
+
+def _texts(effects: Sequence[Effect]) -> list[str]:
+    return [type(effect).__name__.lower() for effect in effects]
+
+
+def _data(effect: Effect) -> dict[str, Any]:
+    return {key: value for key, value in asdict(effect).items() if key != "node"}

@@ -1,0 +1,110 @@
+"""Effects done to Slurm. Each may be done twice: what is there already is not made again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from slurm_gsp.campaign.moves import job_comment
+from slurm_gsp.campaign.state import (
+    Drain,
+    Effect,
+    Hold,
+    PutBack,
+    Reboot,
+    Release,
+    Reserve,
+    Resume,
+    Terms,
+    Verify,
+)
+from slurm_gsp.slurm.admin import Exists, NoReservation, SlurmAdmin
+from slurm_gsp.slurm.client import ControllerAway, Denied, SlurmError, SlurmMissing, SlurmTimeout
+from slurm_gsp.slurm.fleet import JOB_NAME
+
+_SCRIPT = """#!/bin/sh
+# Verification by slurm-gsp, inside the maintenance reservation of this node.
+unset SLURM_CONF
+umask 022
+mkdir -p /var/log/slurm-gsp
+exec {command} verify --level {level} --operation {operation} --publish \\
+    >>"/var/log/slurm-gsp/verify-$SLURM_JOB_ID.log" 2>&1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Executor:
+    """Does effects. ``users`` may use the reservations; ``command`` is slurm-gsp on the nodes."""
+
+    slurm: SlurmAdmin
+    terms: Terms
+    users: Sequence[str] = ("root",)
+    command: str = "/opt/slurm-gsp/.venv/bin/slurm-gsp"
+
+    def perform(self, effect: Effect) -> None:
+        """Do it; SlurmError where Slurm does not."""
+        name = self.terms.reservation(effect.node)
+        match effect:
+            case Reserve():
+                self._reserve(effect, name)
+            case Hold():
+                self.slurm.hold(name)
+            case Release():
+                self._release(name)
+            case Drain(node, reason):
+                self.slurm.drain(node, reason)
+            case PutBack(node, reason):
+                self.slurm.put_back(node, reason)
+            case Resume(node):
+                self.slurm.resume(node)
+            case Reboot(node, reason):
+                self.slurm.reboot(node, reason)
+            case Verify():
+                self._verify(effect, name)
+
+    def _reserve(self, effect: Reserve, name: str) -> None:
+        """Without end: for a node in our hands, on which nothing but our own job can run."""
+        span = (effect.start, effect.seconds)
+        ignore_jobs = self.terms.ignore_jobs or effect.seconds is None
+        try:
+            self.slurm.reserve(name, effect.node, span, self.users, ignore_jobs=ignore_jobs)
+        except Exists:
+            if effect.seconds is None:
+                self.slurm.hold(name)
+                return
+            try:
+                self.slurm.move(name, span)
+            except (ControllerAway, Denied, SlurmMissing, SlurmTimeout):
+                raise
+            except SlurmError:  # it has begun, and what has begun cannot be moved
+                self._release(name)
+                self.slurm.reserve(name, effect.node, span, self.users, ignore_jobs=ignore_jobs)
+
+    def _release(self, name: str) -> None:
+        try:
+            self.slurm.release(name)
+        except NoReservation:
+            return
+
+    def _verify(self, effect: Verify, name: str) -> None:
+        minutes = -(-self.terms.verify_s // 60)
+        options = [
+            f"--job-name={JOB_NAME}",
+            f"--comment={job_comment(effect.node, effect.operation)}",
+            f"--reservation={name}",
+            f"--partition={effect.partition}",
+            f"--nodelist={effect.node}",
+            "--nodes=1",
+            "--exclusive",
+            *([f"--gres=gpu:{effect.gpus}"] if effect.gpus else []),
+            f"--time={minutes}",
+            "--no-requeue",
+            "--export=PATH,LC_ALL",
+            "--chdir=/",
+            "--output=/dev/null",
+        ]
+        script = _SCRIPT.format(
+            command=shlex.quote(self.command), level=effect.level.value, operation=effect.operation
+        )
+        self.slurm.submit(script, options)

@@ -1,0 +1,488 @@
+"""The next move of one node of a running campaign, by its phase. Pure.
+
+Two rules stand above all others. A node goes back to its users by the deletion of its reservation, and that
+comes after its verification, never before. And a Reason of somebody else is never written over: a node that
+others drain on the way is theirs from then on.
+
+The controller may die at any point. So what is going to be done is a phase of its own, which is in the
+ledger before the first effect; the handler of that phase does what is not seen done yet, and every effect may
+be done twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from slurm_gsp.campaign.bounds import NOT_IN_SERVICE, Bounds, opening
+from slurm_gsp.campaign.look import Look, Seen
+from slurm_gsp.campaign.state import (
+    Drain,
+    Effect,
+    Found,
+    Hold,
+    Move,
+    NodeRecord,
+    Phase,
+    PutBack,
+    Reboot,
+    Release,
+    Reserve,
+    Resume,
+    State,
+    Status,
+    Terms,
+    Verify,
+)
+from slurm_gsp.core.operation import ESCALATED, FAILED, Kind, Operation, is_campaigns, parse_operation
+from slurm_gsp.core.policy import SLURMS_OWN_REASONS
+from slurm_gsp.core.published import Level, Proof, Result
+from slurm_gsp.core.reason import MAX_LENGTH, code_of, is_ours
+
+NEVER_REINSTALL: Final = frozenset({"vbios", "sb-refused", "gpu-missing", "nouveau"})
+"""Fault codes that no version of the driver answers."""
+_REBOOTING: Final = frozenset({"REBOOT_ISSUED", "REBOOT_REQUESTED"})
+_LOST: Final = frozenset({"NODE_FAIL", "TIMEOUT"})
+"""Ends of a verification job that are an answer although it gave none."""
+_LEVELS: Final = (Level.QUICK, Level.HARDWARE, Level.WORKLOAD)
+_BY_HAND: Final = "its reservation was deleted by hand"
+
+
+def job_comment(node: str, operation: str) -> str:
+    """What a verification job says of itself in its comment."""
+    return f"gsp {operation} {node}"
+
+
+class Mover:
+    """The moves that follow from one look."""
+
+    def __init__(self, terms: Terms, state: State, look: Look, bounds: Bounds) -> None:
+        self._terms = terms
+        self._state = state
+        self._look = look
+        self._bounds = bounds
+        self._now = look.at
+        self._halted = state.status is Status.HALTED
+        self._paused = state.status is Status.PAUSED
+
+    def moves(self, record: NodeRecord) -> Iterator[Move]:
+        """What to do about one node: phases on paper alone, until one has effects, to be seen first."""
+        seen = self._look.seen(record.node)
+        if seen is None:
+            if not record.ended:
+                yield self._skip(record, "Slurm knows no such node any more")
+            return
+        for _ in Phase:
+            move = _HANDLERS[record.phase](self, record, seen)
+            if move is None:
+                return
+            yield move
+            if move.effects:
+                return
+            record = move.record
+
+    def loose(self, record: NodeRecord) -> bool:
+        """Whether something of ours is left at a node that has ended, which will go once Slurm lets it."""
+        seen = self._look.seen(record.node)
+        if seen is None or record.phase is not Phase.ESCALATED or not self._release(record, seen):
+            return False
+        patience = timedelta(seconds=self._terms.return_s)
+        return self._theirs(record, seen) is None and self._now < record.since + patience
+
+    # -- before anything is touched ------------------------------------------------------------------------
+
+    def _planned(self, record: NodeRecord, seen: Seen) -> Move:
+        """Its time is known: reserve it, no earlier than the jobs on it must have ended."""
+        if self._halted:
+            return self._skip(record, self._stopped())
+        start = record.start
+        if not self._terms.ignore_jobs:
+            ends = [job.end for job in seen.jobs]
+            if None in ends:
+                return self._skip(record, f"{_jobs_text(seen)}, without a time limit")
+            start = max([start, *(end for end in ends if end is not None)])
+        if start > record.start:
+            later = opening(self._bounds.openings, start)
+            if later is None:
+                return self._skip(record, f"{_jobs_text(seen)} until no window is left before the deadline")
+            start = later
+        reserve = Reserve(record.node, start, self._terms.plan.realign_s)
+        return Move(record.to(Phase.RESERVED, self._now, record.why, start=start), (reserve,))
+
+    def _reserved(self, record: NodeRecord, seen: Seen) -> Move | None:
+        held = seen.reservation(self._terms.reservation(record.node))
+        if self._halted:
+            return self._skip(record, self._stopped())
+        if held is None:
+            if self._now < record.start + timedelta(seconds=self._terms.plan.realign_s):
+                return self._skip(record, _BY_HAND)
+            return self._postpone(record, self._now, "its slot went by while nobody was there")
+        near = self._bounds.near(held.start)
+        theirs = self._theirs(record, seen)
+        if theirs is not None and near:
+            return self._let_go(record, seen, theirs)
+        if record.wave != self._bounds.open_wave:
+            later = record.start + self._bounds.slip
+            slips = bool(self._bounds.slip)
+            return self._postpone(record, later, "the wave before is not over") if slips else None
+        if not near:
+            return None
+        if self._paused:
+            return self._postpone(record, self._now + 2 * self._bounds.lead, "paused")
+        if not self._bounds.room(record, seen):
+            later = self._now + 2 * self._bounds.lead
+            return self._postpone(record, later, "as many nodes are out as may be")
+        if held.start > self._now:
+            return None
+        if seen.jobs:
+            return Move(record.to(Phase.WAITING, self._now, _jobs_text(seen)))
+        return self._take(record, seen)
+
+    def _waiting(self, record: NodeRecord, seen: Seen) -> Move | None:
+        """Its slot has begun, and a job runs on."""
+        if self._halted:
+            return self._skip(record, self._stopped())
+        if not self._release(record, seen):
+            return self._skip(record, _BY_HAND)
+        theirs = self._theirs(record, seen)
+        if theirs is not None:
+            return self._let_go(record, seen, theirs)
+        if seen.jobs:
+            late = self._now >= record.start + timedelta(seconds=self._terms.wait_s)
+            return self._skip(record, f"{_jobs_text(seen)} past its slot") if late else None
+        if self._paused or not self._bounds.room(record, seen):
+            why = "paused" if self._paused else "as many nodes are out as may be"
+            return self._postpone(record, self._now + 2 * self._bounds.lead, why)
+        return self._take(record, seen)
+
+    def _postpone(self, record: NodeRecord, start: datetime, why: str) -> Move:
+        """Another time for a node that is not touched yet."""
+        later = self._bounds.next_opening(start)
+        if later is None:
+            return self._skip(record, f"{why}, and no window is left before the deadline")
+        return Move(record.to(Phase.PLANNED, self._now, why, start=later))
+
+    def _take(self, record: NodeRecord, seen: Seen) -> Move:
+        """It is ours from here on, as it was found."""
+        if not self._bounds.fits(record):
+            return self._postpone(record, self._now, "its window is over")
+        operation = self._terms.operation(Kind.REALIGN, 1)
+        drained = bool(seen.states & NOT_IN_SERVICE)
+        found = Found(drained, seen.state.reason if drained else "")
+        return Move(record.to(Phase.TAKEN, self._now, operation=operation, found=found, before=seen.driver))
+
+    # -- from the drain to the proof -----------------------------------------------------------------------
+
+    def _taken(self, record: NodeRecord, seen: Seen) -> Move | None:
+        """Hold its reservation until it is proven, and drain it."""
+        operation = _operation_of(record)
+        if seen.states & NOT_IN_SERVICE and parse_operation(seen.state.reason) == operation:
+            return Move(record.to(Phase.DRAINED, self._now))
+        if self._halted:
+            return self._skip(record, self._stopped())
+        theirs = self._theirs(record, seen)
+        if theirs is not None:
+            return self._let_go(record, seen, theirs)
+        if not self._release(record, seen):
+            return self._skip(record, _BY_HAND)
+        return Move(record, (Hold(record.node), Drain(record.node, operation.reason)))
+
+    def _drained(self, record: NodeRecord, seen: Seen) -> Move | None:
+        """Drained for this operation; its reboot is to be asked for once no job is left."""
+        operation = _operation_of(record)
+        if _was_asked(operation, seen):  # before a restart of ours
+            return Move(record.to(Phase.ASKED, self._now, touched=True, boot=""))
+        if seen.states & _REBOOTING:  # for an operation before this one, or for somebody else
+            return None
+        theirs = self._theirs(record, seen)
+        if theirs is not None:
+            return self._let_go(record, seen, theirs)
+        lifted = not seen.states & NOT_IN_SERVICE
+        guard = self._guard(record, seen)
+        if not record.touched:
+            if self._halted:
+                return self._skip(record, self._stopped())
+            if guard or lifted:
+                return self._skip(record, "its drain was lifted by hand" if lifted else _BY_HAND)
+            if seen.jobs:
+                late = self._now >= record.since + timedelta(seconds=self._terms.wait_s)
+                return self._skip(record, f"{_jobs_text(seen)} past its slot") if late else None
+        elif guard or lifted or parse_operation(seen.state.reason) != operation:
+            return Move(record, (Drain(record.node, operation.reason), *guard))
+        reboot = Reboot(record.node, operation.reason)
+        return Move(record.to(Phase.ASKED, self._now, touched=True, boot=""), (reboot,))
+
+    def _asked(self, record: NodeRecord, seen: Seen) -> Move | None:
+        """From the request for a reboot until the node is back."""
+        operation = _operation_of(record)
+        if not seen.states & _REBOOTING:
+            if code_of(seen.state.reason) == FAILED:
+                return self._failed(record, seen.state.reason.removeprefix("gsp:"))
+            theirs = self._theirs(record, seen)
+            if theirs is not None:
+                return self._let_go(record, seen, theirs)
+            answered = seen.proof is not None and seen.proof.operation == operation.key
+            if answered or "reboot complete" in seen.state.reason or _booted(seen) >= record.since:
+                return Move(record.to(Phase.REBOOTED, self._now))
+        guard = self._guard(record, seen)
+        if guard:
+            return Move(record, guard)
+        if self._now >= record.since + timedelta(seconds=self._terms.return_s):
+            minutes = self._terms.return_s // 60
+            return self._escalate(record, f"not back {minutes} min after its reboot was asked for")
+        if "REBOOT_ISSUED" in seen.states and record.phase is Phase.ASKED:
+            return Move(replace(record, phase=Phase.REALIGNING))
+        return None
+
+    def _rebooted(self, record: NodeRecord, seen: Seen) -> Move | None:
+        """Back, and not proven yet."""
+        operation = _operation_of(record)
+        if seen.states & _REBOOTING:
+            return None
+        theirs = self._theirs(record, seen)
+        if theirs is not None:
+            return self._let_go(record, seen, theirs)
+        if code_of(seen.state.reason) == FAILED:
+            return self._failed(record, seen.state.reason.removeprefix("gsp:"))
+        guard = self._guard(record, seen)
+        if guard:
+            return Move(record, (Drain(record.node, operation.reason), *guard))
+        proof = seen.proof
+        if proof is None or proof.operation != operation.key:
+            if self._now < record.since + timedelta(seconds=self._terms.proof_s):
+                return None
+            minutes = self._terms.proof_s // 60
+            return self._escalate(record, f"unproven: no word from it {minutes} min after its return")
+        if proof.result is not Result.PASS:
+            return self._not_proven(record, proof)
+        if self._terms.level is Level.QUICK:
+            return self._give_back(record)
+        return Move(record.to(Phase.VERIFYING, self._now, boot=proof.boot), (Resume(record.node),))
+
+    def _verifying(self, record: NodeRecord, seen: Seen) -> Move | None:
+        """Resumed inside its reservation, where nobody but the verification job can reach it."""
+        operation = _operation_of(record)
+        out = bool(seen.states & NOT_IN_SERVICE)
+        reason = seen.state.reason
+        if out and is_ours(reason) and not is_campaigns(reason):
+            return self._failed(record, f"drained by its health check: {reason}")
+        theirs = self._theirs(record, seen)
+        if theirs is not None:
+            return self._let_go(record, seen, theirs)
+        guard = self._guard(record, seen)
+        if guard:  # users can reach it: out first, then behind a reservation again
+            effects = (Drain(record.node, operation.reason), *guard)
+            return Move(record.to(Phase.REBOOTED, self._now, "its reservation was deleted by hand"), effects)
+        if out and reason.startswith(SLURMS_OWN_REASONS):
+            return self._failed(record, f"lost in verification: {reason}")
+        overdue = self._now >= record.since + timedelta(seconds=2 * self._terms.verify_s)
+        if out:
+            if overdue:
+                return self._escalate(record, "unproven: it cannot be resumed")
+            return Move(record, (Resume(record.node),))
+        return self._answer(record, seen, overdue=overdue)
+
+    def _answer(self, record: NodeRecord, seen: Seen, *, overdue: bool) -> Move | None:
+        """What the verification job has come to; its reservation cannot be deleted before it has ended."""
+        operation = _operation_of(record)
+        jobs = self._look.verifications.get(job_comment(record.node, operation.key), ())
+        running = any(not job.ended for job in jobs)
+        if running and not overdue:
+            return None
+        if overdue:
+            return self._escalate(record, "unproven: its verification job did not end")
+        proof = seen.proof
+        if proof is not None and self._is_answer(proof, operation):
+            if proof.boot != record.boot:
+                return self._failed(record, "it booted again while it was verified")
+            return self._give_back(record) if proof.result is Result.PASS else self._not_proven(record, proof)
+        if jobs:
+            told = f"verification job {jobs[-1].id} ended {jobs[-1].state.lower()}"
+            if jobs[-1].state in _LOST:
+                return self._failed(record, told)
+            return self._escalate(record, f"unproven: {told}, without an answer")
+        if "NOT_RESPONDING" in seen.states:  # it was resumed a moment ago
+            return None
+        partition = next(iter(seen.state.partitions), "")
+        gpus = self._terms.gpus(record.profile)
+        return Move(record, (Verify(record.node, operation.key, self._terms.level, partition, gpus),))
+
+    def _is_answer(self, proof: Proof, operation: Operation) -> bool:
+        deep = _LEVELS.index(proof.level) >= _LEVELS.index(self._terms.level)
+        return proof.operation == operation.key and bool(proof.job) and deep
+
+    def _not_proven(self, record: NodeRecord, proof: Proof) -> Move:
+        operation = _operation_of(record)
+        why = proof.why or ",".join(proof.codes) or "no cause told"
+        if proof.result is Result.UNKNOWN:
+            return self._escalate(record, f"unproven: {why}")
+        if proof.result is Result.FAIL:
+            return self._failed(record, f"verification failed: {why}", proof.codes)
+        if operation.attempt < self._terms.attempts:
+            again = replace(operation, attempt=operation.attempt + 1)
+            return self._again(record, again, "a boot cut it off")
+        return self._failed(record, f"cut off by a boot {operation.attempt} times")
+
+    # -- the ends ------------------------------------------------------------------------------------------
+
+    def _give_back(self, record: NodeRecord) -> Move:
+        return Move(record.to(Phase.RETURNING, self._now))
+
+    def _returning(self, record: NodeRecord, seen: Seen) -> Move | None:
+        """Proven. Somebody else's drain is put back as it was; the deleted reservation is the return."""
+        out = bool(seen.states & NOT_IN_SERVICE)
+        reason = seen.state.reason
+        if out and is_ours(reason) and not is_campaigns(reason):
+            return self._failed(record, f"drained by its health check: {reason}")
+        effects: list[Effect] = []
+        if record.found.drained and not is_ours(record.found.reason):
+            if not out or is_campaigns(reason):
+                effects.append(PutBack(record.node, record.found.reason))
+        elif out and is_campaigns(reason):
+            effects.append(Resume(record.node))
+        effects += self._release(record, seen)
+        if effects:
+            return Move(record, tuple(effects))
+        back = _operation_of(record).kind is Kind.ROLLBACK
+        why = f"stays drained: {_reason_text(seen)}" if out else ""
+        return Move(record.to(Phase.ROLLED_BACK if back else Phase.RETURNED, self._now, why))
+
+    def _failed(self, record: NodeRecord, why: str, codes: Sequence[str] = ()) -> Move:
+        """One operation did not succeed: back to the pin before, unless that cannot be the answer."""
+        operation = _operation_of(record)
+        record = replace(record, failures=(*record.failures, f"{operation.kind.value}: {why}"))
+        no_answer = sorted(NEVER_REINSTALL.intersection(codes))
+        if no_answer:
+            return self._escalate(record, f"{why}; no driver answers {', '.join(no_answer)}")
+        if operation.kind is Kind.ROLLBACK:
+            return self._escalate(record, f"failed on both pins: {why}")
+        if not self._terms.can_roll_back(record.profile):
+            return self._escalate(record, f"{why}; there is no pin before this one")
+        return self._again(record, self._terms.operation(Kind.ROLLBACK, 1), why)
+
+    def _again(self, record: NodeRecord, operation: Operation, why: str) -> Move:
+        return Move(record.to(Phase.DRAINED, self._now, why, operation=operation))
+
+    def _escalate(self, record: NodeRecord, why: str) -> Move:
+        return Move(record.to(Phase.ESCALATED, self._now, why))
+
+    def _escalated(self, record: NodeRecord, seen: Seen) -> Move | None:
+        """A person's, from now on: drained with our Reason, then its reservation goes, and nothing more.
+
+        A late time-out of a reboot lifts the drain on some releases, so it is looked at until then.
+        """
+        release = self._release(record, seen)
+        if not release or self._theirs(record, seen) is not None:
+            return None
+        text = f"gsp:{ESCALATED} {self._terms.plan.campaign} {_plain(record.why)}"[:MAX_LENGTH].rstrip()
+        if "DRAIN" not in seen.states or not seen.state.reason.startswith(text):
+            return Move(record, (Drain(record.node, text),))
+        return None if seen.states & _REBOOTING else Move(record, release)
+
+    def _skipped(self, record: NodeRecord, seen: Seen) -> Move | None:
+        """As it was found, where nothing on it has changed; else it stays behind its reservation."""
+        if record.touched:
+            return None
+        effects: list[Effect] = []
+        asked = parse_operation(seen.state.reason)
+        if seen.states & NOT_IN_SERVICE and asked is not None and asked == record.operation:
+            found = record.found
+            effects.append(PutBack(record.node, found.reason) if found.drained else Resume(record.node))
+        effects += self._release(record, seen)
+        return Move(record, tuple(effects)) if effects else None
+
+    def _nothing(self, record: NodeRecord, seen: Seen) -> None:
+        del record, seen
+
+    def _skip(self, record: NodeRecord, why: str) -> Move:
+        return Move(record.to(Phase.SKIPPED, self._now, why))
+
+    def _let_go(self, record: NodeRecord, seen: Seen, why: str) -> Move:
+        """Leave a node whose drain is somebody else's."""
+        if not record.touched:
+            return self._skip(record, why)
+        stays = "; its reservation stays" if self._release(record, seen) else ""
+        return self._skip(record, f"{why}; it is not verified{stays}")
+
+    # -- what is seen --------------------------------------------------------------------------------------
+
+    def _stopped(self) -> str:
+        return f"the campaign was halted: {self._state.why}"
+
+    def _release(self, record: NodeRecord, seen: Seen) -> tuple[Effect, ...]:
+        """The effect that deletes the node's reservation; none where there is none."""
+        there = seen.reservation(self._terms.reservation(record.node)) is not None
+        return (Release(record.node),) if there else ()
+
+    def _guard(self, record: NodeRecord, seen: Seen) -> tuple[Effect, ...]:
+        """The effects that bring back a reservation that was deleted under a node in our hands."""
+        if self._release(record, seen):
+            return ()
+        return (Reserve(record.node, self._now, None),)
+
+    def _theirs(self, record: NodeRecord, seen: Seen) -> str | None:
+        """Whose the node is, if it is out by somebody else's decision and was not asked for so."""
+        reason = seen.state.reason
+        if not seen.states & NOT_IN_SERVICE or is_ours(reason):
+            return None
+        if record.take and reason == (record.found.reason or reason):
+            return None
+        if reason.startswith(SLURMS_OWN_REASONS):
+            return None if record.touched else f"down: {reason}"
+        return f"drained by others: {_reason_text(seen)}"
+
+
+_HANDLERS: Final = {
+    Phase.PLANNED: Mover._planned,
+    Phase.RESERVED: Mover._reserved,
+    Phase.WAITING: Mover._waiting,
+    Phase.TAKEN: Mover._taken,
+    Phase.DRAINED: Mover._drained,
+    Phase.ASKED: Mover._asked,
+    Phase.REALIGNING: Mover._asked,
+    Phase.REBOOTED: Mover._rebooted,
+    Phase.VERIFYING: Mover._verifying,
+    Phase.RETURNING: Mover._returning,
+    Phase.RETURNED: Mover._nothing,
+    Phase.ROLLED_BACK: Mover._nothing,
+    Phase.ESCALATED: Mover._escalated,
+    Phase.SKIPPED: Mover._skipped,
+}
+
+
+def _operation_of(record: NodeRecord) -> Operation:
+    assert record.operation is not None, f"{record.node} is {record.phase.value} without an operation"
+    return record.operation
+
+
+def _was_asked(operation: Operation, seen: Seen) -> bool:
+    """Whether the reboot of this operation was asked for already, however far it has come."""
+    reason = seen.state.reason
+    if seen.proof is not None and seen.proof.operation == operation.key:
+        return True
+    rebooting = bool(seen.states & _REBOOTING)
+    return parse_operation(reason) == operation and (rebooting or "reboot issued" in reason)
+
+
+def _booted(seen: Seen) -> datetime:
+    """When the node booted, as Slurm has it; long ago where it does not say."""
+    try:
+        return datetime.fromisoformat(seen.state.boot_time).replace(tzinfo=UTC)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def _jobs_text(seen: Seen) -> str:
+    more = f" and {len(seen.jobs) - 1} more" if len(seen.jobs) > 1 else ""
+    return f"runs job {seen.jobs[0].id} of {seen.jobs[0].user}{more}" if seen.jobs else "is busy"
+
+
+def _reason_text(seen: Seen) -> str:
+    who = f" ({seen.state.reason_user})" if seen.state.reason_user else ""
+    return f"{seen.state.reason or 'no Reason'}{who}"
+
+
+def _plain(text: str) -> str:
+    return "".join(char if " " <= char <= "~" and char not in "\"'\\" else "-" for char in text)
