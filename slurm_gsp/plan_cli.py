@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import partial
@@ -20,8 +21,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
+from sqlalchemy.engine import make_url
 
 from slurm_gsp.campaign.fleet import Topology, as_fleet, node_facts
+from slurm_gsp.campaign.ledger import Ledger, LedgerError
 from slurm_gsp.campaign.model import (
     CHANGE_CLASSES,
     ChangeClass,
@@ -38,7 +41,7 @@ from slurm_gsp.campaign.plan import plan as make_plan
 from slurm_gsp.campaign.planfile import dump_plan
 from slurm_gsp.campaign.windows import parse_window, window_text
 from slurm_gsp.config import DEFAULT_PATH, ConfigError, load_config
-from slurm_gsp.core.operation import reason_fits
+from slurm_gsp.core.operation import DIGEST_LENGTH, reason_fits
 from slurm_gsp.manifest.load import Loaded, load
 from slurm_gsp.manifest.match import Assignment, assign, folded
 from slurm_gsp.manifest.parse import ManifestError
@@ -87,6 +90,7 @@ class Options:
     canary_per_block: bool
     nodes: str | None
     include_drained: str | None
+    hold: bool
     allowed_signers: Path | None
     config_path: Path
 
@@ -150,6 +154,7 @@ class _Problems:
     metavar="HOSTLIST",
     help="Also plan these although others drained them; they are put back as they were.",
 )
+@click.option("--hold", is_flag=True, help="Its nodes stay on MANIFEST until `slurm-gsp lift`.")
 @click.option("--allowed-signers", type=click.Path(path_type=Path), help="Refuse an unsigned manifest.")
 @click.option(
     "--config",
@@ -197,10 +202,17 @@ def _plan(options: Options, effects: Effects) -> None:
     unknown = sorted(((asked or frozenset()) | taken) - {node.name for node in fleet})
     if unknown:
         _fail([f"Slurm knows no node {', '.join(unknown)}"])
+    held = _held(options, loaded)
     fleet = tuple(
-        replace(node, wanted=asked is None or node.name in asked, take=node.name in taken) for node in fleet
+        replace(
+            node,
+            wanted=asked is None or node.name in asked,
+            take=node.name in taken,
+            held=held.get(node.name, ""),
+        )
+        for node in fleet
     )
-    heading = _heading(name, loaded, CHANGE_CLASSES[options.change_class])
+    heading = replace(_heading(name, loaded, CHANGE_CLASSES[options.change_class]), hold=options.hold)
     made = make_plan(fleet, limits, now, slot_s, heading)
     if isinstance(made, PlanError):
         _fail(made.errors)
@@ -214,6 +226,26 @@ def _plan(options: Options, effects: Effects) -> None:
     if out is not None:
         _write(out, dump_plan(made), options.force)
         click.echo(f"{out}: written, {made.digest}", err=options.as_json)
+
+
+def _held(options: Options, loaded: Loaded) -> dict[str, str]:
+    """Which nodes stay on an older pin, by the ledger; without a ledger, none was ever rolled back."""
+    url = load_config(options.config_path).campaign.ledger
+    file = make_url(url).database if url.startswith("sqlite:") else None
+    if file is not None and not Path(file).exists():
+        return {}
+    target = f"{loaded.manifest.name}@{loaded.source.digest[:DIGEST_LENGTH]}"
+    try:
+        with closing(Ledger(url, "plan")) as ledger:
+            holds = ledger.holds()
+    except LedgerError as error:
+        click.echo(f"{error}\nwhich nodes are held on an older pin is not known", err=True)
+        return {}
+    return {
+        hold.node: f"held at {hold.manifest} by {hold.campaign}; slurm-gsp lift {hold.node}"
+        for hold in holds
+        if hold.manifest != target
+    }
 
 
 def _names(hostlist: str | None) -> frozenset[str] | None:

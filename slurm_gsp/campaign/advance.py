@@ -43,6 +43,7 @@ def first_state(terms: Terms, now: datetime) -> State:
                 since=now,
                 block=slot.block,
                 take=slot.take,
+                hold=plan.heading.hold,
             )
             if start is None:
                 record = record.to(Phase.SKIPPED, now, "no window is left before the deadline")

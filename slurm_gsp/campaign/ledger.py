@@ -442,7 +442,7 @@ class Lead:
     def _save(self, connection: Connection, record: NodeRecord) -> None:
         where = (_NODES.c.campaign == self.name) & (_NODES.c.node == record.node)
         connection.execute(_NODES.update().where(where).values(**_node_row(record)))
-        if record.phase is Phase.ROLLED_BACK:
+        if record.phase is Phase.ROLLED_BACK or (record.phase is Phase.RETURNED and record.hold):
             self._hold_pin(connection, record)
 
     def _hold_pin(self, connection: Connection, record: NodeRecord) -> None:

@@ -260,7 +260,10 @@ class PlannedProfile:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """What a plan is called and answers to; digests are SHA-256, 64 hexadecimal digits."""
+    """What a plan is called and answers to; digests are SHA-256, 64 hexadecimal digits.
+
+    ``hold``: its nodes stay on this manifest until somebody lifts that, as after a rollback.
+    """
 
     campaign: str = ""
     manifest: str = ""
@@ -270,6 +273,7 @@ class Heading:
     previous: str | None = None
     previous_digest: str = ""
     profiles: tuple[PlannedProfile, ...] = ()
+    hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)

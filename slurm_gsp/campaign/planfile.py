@@ -103,6 +103,7 @@ def _heading_object(heading: Heading) -> dict[str, object]:
         "previous": heading.previous,
         "previous_digest": heading.previous_digest,
         "profiles": [asdict(profile) for profile in heading.profiles],
+        **({"hold": True} if heading.hold else {}),
     }
 
 
@@ -202,6 +203,7 @@ def _heading(data: Mapping[str, Any]) -> Heading:
         previous=_maybe(str, data["previous"]),
         previous_digest=_is(str, data["previous_digest"]),
         profiles=_each(data["profiles"], _profile),
+        hold=bool(data.get("hold", False)),
     )
 
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from slurm_gsp.campaign.model import Plan
-from slurm_gsp.core.operation import DIGEST_LENGTH, Kind, Operation
+from slurm_gsp.core.operation import DIGEST_LENGTH, PLAN_LENGTH, Kind, Operation
 from slurm_gsp.core.policy import OWN_RESERVATION
 from slurm_gsp.core.published import Level
 
@@ -76,6 +76,7 @@ class NodeRecord:
     since: datetime
     block: str | None = None
     take: bool = False
+    hold: bool = False
     operation: Operation | None = None
     found: Found = field(default_factory=Found)
     touched: bool = False
@@ -136,7 +137,8 @@ class Terms:
         name, digest = head.manifest, head.manifest_digest
         if kind is Kind.ROLLBACK:
             name, digest = head.previous or "", head.previous_digest
-        return Operation(kind, head.campaign, name, digest[:DIGEST_LENGTH], attempt)
+        plan = self.plan.digest.removeprefix("sha256:")[:PLAN_LENGTH]
+        return Operation(kind, head.campaign, name, digest[:DIGEST_LENGTH], attempt, plan)
 
     def can_roll_back(self, profile: str) -> bool:
         """Whether there is a pin before this one for the profile."""

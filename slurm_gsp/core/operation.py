@@ -15,6 +15,8 @@ from slurm_gsp.core.reason import MAX_LENGTH, code_of
 
 DIGEST_LENGTH: Final = 12
 """Hexadecimal digits of a manifest's SHA-256 that a Reason has room for."""
+PLAN_LENGTH: Final = 8
+"""The same of a plan's digest."""
 FAILED: Final = "realign-failed"
 """``gsp:realign-failed step=<n> <what>``: the node's own; it was not rebooted."""
 ESCALATED: Final = "escalated"
@@ -22,9 +24,10 @@ ESCALATED: Final = "escalated"
 
 _OPERATION: Final = re.compile(
     r"gsp:(?P<kind>realign|rollback) (?P<campaign>[^\s/]+)"
-    r"(?: to=(?P<manifest>[^\s@]+)@(?P<digest>[0-9a-f]{12}))?(?: try=(?P<attempt>[0-9]{1,4}))?(?![^\s])"
+    r"(?: to=(?P<manifest>[^\s@]+)@(?P<digest>[0-9a-f]{12}))?(?! to=)(?: try=(?P<attempt>[0-9]{1,4}))?"
+    r"(?: id=(?P<plan>[0-9a-f]{8}))?(?![^\s])"
 )
-_ROOM: Final = MAX_LENGTH - len(" try=9999")
+_LONGEST_ATTEMPT: Final = 9999
 
 
 class Kind(StrEnum):
@@ -38,6 +41,8 @@ class Kind(StrEnum):
 class Operation:
     """One try at bringing a node onto a manifest.
 
+    ``plan`` has the first 8 hexadecimal digits of the plan's SHA-256: a campaign of the same name, in another
+    ledger or another year, is another one, and an answer to it is no answer to this.
     ``digest`` has the first 12 hexadecimal digits of the manifest's SHA-256. Where somebody
     asked by hand, with the kind and a campaign's name alone, ``manifest`` and ``digest`` are empty: it is the
     node's configured one.
@@ -48,12 +53,14 @@ class Operation:
     manifest: str = ""
     digest: str = ""
     attempt: int = 1
+    plan: str = ""
 
     @property
     def reason(self) -> str:
         """The Reason of the drain and of the reboot."""
         target = f" to={self.target}" if self.manifest else ""
-        return f"gsp:{self.kind.value} {self.campaign}{target} try={self.attempt}"
+        plan = f" id={self.plan}" if self.plan else ""
+        return f"gsp:{self.kind.value} {self.campaign}{target} try={self.attempt}{plan}"
 
     @property
     def target(self) -> str:
@@ -62,8 +69,9 @@ class Operation:
 
     @property
     def key(self) -> str:
-        """What names this try among all others of the campaign on this node: ``c1/realign/2``."""
-        return f"{self.campaign}/{self.kind.value}/{self.attempt}"
+        """What names this try among all others on this node: ``c1/realign/2/0123abcd``."""
+        plan = f"/{self.plan}" if self.plan else ""
+        return f"{self.campaign}/{self.kind.value}/{self.attempt}{plan}"
 
 
 def parse_operation(reason: str) -> Operation | None:
@@ -77,6 +85,7 @@ def parse_operation(reason: str) -> Operation | None:
         found["manifest"] or "",
         found["digest"] or "",
         int(found["attempt"] or 1),
+        found["plan"] or "",
     )
 
 
@@ -87,4 +96,6 @@ def is_campaigns(reason: str) -> bool:
 
 def reason_fits(campaign: str, manifest: str) -> bool:
     """Whether every Reason of a campaign with these names stays one line of the length that we allow."""
-    return all(len(Operation(kind, campaign, manifest, "0" * DIGEST_LENGTH).reason) <= _ROOM for kind in Kind)
+    digest, plan = "0" * DIGEST_LENGTH, "0" * PLAN_LENGTH
+    operations = (Operation(kind, campaign, manifest, digest, _LONGEST_ATTEMPT, plan) for kind in Kind)
+    return all(len(operation.reason) <= MAX_LENGTH for operation in operations)

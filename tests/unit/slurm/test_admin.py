@@ -1,0 +1,166 @@
+"""What a campaign changes through scontrol and sbatch: the words sent, the answers that come back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from slurm_gsp import process
+from slurm_gsp.slurm.admin import Busy, Exists, NoReservation, ScontrolAdmin, WrongState
+from slurm_gsp.slurm.client import ControllerAway, Denied, SlurmError, SlurmMissing, SlurmTimeout
+
+LATER = datetime(2126, 11, 16, 9, 0, 30, tzinfo=UTC)
+
+
+class Commands:
+    """Answers in turn, and remembers what was asked."""
+
+    def __init__(self, *answers: tuple[int, str, str]) -> None:
+        self.answers = list(answers)
+        self.asked: list[str] = []
+        self.stdin: list[str | None] = []
+        self.env: dict[str, str] = {}
+
+    def __call__(self, argv, *, deadline_s, stdin=None, env=None):
+        self.asked.append(" ".join(argv))
+        self.stdin.append(stdin)
+        self.env = dict(env or {})
+        rc, out, err = self.answers.pop(0) if self.answers else (0, "", "")
+        return process.Finished(tuple(argv), rc, out, err)
+
+
+def admin(*answers: tuple[int, str, str], conf: str | None = None) -> tuple[ScontrolAdmin, Commands]:
+    commands = Commands(*answers)
+    return ScontrolAdmin(commands, scontrol="/opt/bin/scontrol", conf=conf), commands
+
+
+SPAN = (LATER, 5430)
+WORDS = {
+    "reserve": (
+        lambda slurm: slurm.reserve("gsp_c1_n1", "n1", SPAN, ["root", "maint"], ignore_jobs=False),
+        "create reservation reservationname=gsp_c1_n1 starttime=2126-11-16T09:00:30 duration=0-01:31:00 "
+        "nodes=n1 flags=MAINT users=root,maint",
+    ),
+    "reserve over jobs, without end, from now": (
+        lambda slurm: slurm.reserve("gsp_c1_n1", "n1", (datetime.now(UTC), None), ["root"], ignore_jobs=True),
+        "create reservation reservationname=gsp_c1_n1 starttime=now duration=UNLIMITED nodes=n1 "
+        "flags=MAINT,IGNORE_JOBS users=root",
+    ),
+    "move": (
+        lambda slurm: slurm.move("gsp_c1_n1", (LATER + timedelta(days=1), 2 * 86400)),
+        "update reservationname=gsp_c1_n1 starttime=2126-11-17T09:00:30 duration=2-00:00:00",
+    ),
+    "hold": (lambda slurm: slurm.hold("gsp_c1_n1"), "update reservationname=gsp_c1_n1 duration=UNLIMITED"),
+    "release": (lambda slurm: slurm.release("gsp_c1_n1"), "delete reservationname=gsp_c1_n1"),
+    "reboot": (
+        lambda slurm: slurm.reboot("n1", "gsp:realign c1"),
+        "reboot ASAP nextstate=DOWN reason=gsp:realign c1 n1",
+    ),
+    "put back": (
+        lambda slurm: slurm.put_back("n1", 'the "big"\nfan'),
+        'update nodename=n1 state=drain reason=the "big" fan',
+    ),
+    "put back without a Reason": (
+        lambda slurm: slurm.put_back("n1", ""),
+        "update nodename=n1 state=drain reason=drained before maintenance, without a Reason",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "words"), WORDS.values(), ids=WORDS)
+def test_what_is_sent(call, words):
+    slurm, commands = admin(conf="/etc/s.conf")
+    call(slurm)
+    assert commands.asked == [f"/opt/bin/scontrol {words}"]
+    assert commands.env == {"SLURM_CONF": "/etc/s.conf", "TZ": "UTC0"}
+
+
+ANSWERS = {
+    "Error creating the reservation: Duplicate reservation name": Exists,
+    "Error creating the reservation: Requested nodes are busy": Busy,
+    "delete_reservation reservationname=x: Requested reservation is in use": Busy,
+    "Error updating the reservation: Requested reservation is invalid": NoReservation,
+    "slurm_update error: Invalid user id": Denied,
+    "Error creating the reservation: Access/permission denied": Denied,
+    "slurm_load_node error: Unable to contact slurm controller (connect failure)": ControllerAway,
+    "Error: Socket timed out on send/recv operation": SlurmTimeout,
+    "Error: something new": SlurmError,
+}
+
+
+@pytest.mark.parametrize(("answer", "kind"), ANSWERS.items(), ids=ANSWERS)
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_what_an_answer_means(answer, kind, stream):
+    slurm, _ = admin((1, answer, "") if stream == "stdout" else (1, "", answer))
+    with pytest.raises(SlurmError) as caught:
+        slurm.release("gsp_c1_n1")
+    assert type(caught.value) is kind and answer in str(caught.value)
+
+
+def test_a_node_that_a_reboot_skips_is_no_success():
+    """26.05 says so on stderr alone, with exit status 0."""
+    slurm, _ = admin((0, "", "scontrol: error: Skipping reboot of nodes n1 due to current node state."))
+    with pytest.raises(WrongState, match="Skipping reboot"):
+        slurm.reboot("n1", "gsp:realign c1")
+
+
+def node_line(state: str) -> str:
+    return f"NodeName=n1 State={state} Partitions=main BootTime=None\n"
+
+
+def test_resuming_a_node_in_service_is_no_error():
+    slurm, commands = admin(
+        (1, "", "slurm_update error: Invalid node state specified"), (0, node_line("IDLE"), "")
+    )
+    slurm.resume("n1")
+    assert len(commands.asked) == 2
+
+
+def test_resuming_a_node_that_stays_down_is_one():
+    slurm, _ = admin((1, "", "slurm_update error: Invalid node state specified"), (0, node_line("DOWN"), ""))
+    with pytest.raises(SlurmError, match="Invalid node state"):
+        slurm.resume("n1")
+
+
+def test_a_job_is_submitted_on_stdin():
+    slurm, commands = admin((0, "4711;cluster\n", ""))
+    assert slurm.submit("#!/bin/sh\ntrue\n", ["--nodes=1"]) == "4711"
+    assert commands.asked == ["/opt/bin/sbatch --parsable --nodes=1"] and commands.stdin == [
+        "#!/bin/sh\ntrue\n"
+    ]
+
+
+def test_a_job_that_is_refused():
+    refusal = "sbatch: error: Batch job submission failed: Access denied to requested reservation"
+    slurm, _ = admin((1, "", refusal))
+    with pytest.raises(Denied, match="Access denied to requested reservation"):
+        slurm.submit("#!/bin/sh\n", [])
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (process.CommandMissing("x"), SlurmMissing),
+        (process.DeadlineExceeded("x"), SlurmTimeout),
+        (process.ProcessError("x"), SlurmError),
+    ],
+)
+def test_a_command_that_does_not_run(error, kind):
+    def run(argv, **_):
+        raise error
+
+    slurm = ScontrolAdmin(run)
+    for call in (lambda: slurm.release("gsp_c1_n1"), lambda: slurm.submit("", [])):
+        with pytest.raises(SlurmError) as caught:
+            call()
+        assert type(caught.value) is kind
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-x", "a,b", "a\nb"])
+def test_what_is_no_name_of_a_reservation(name):
+    slurm, commands = admin()
+    for call in (slurm.hold, slurm.release):
+        with pytest.raises(ValueError, match="not the name of a reservation"):
+            call(name)
+    assert commands.asked == []
