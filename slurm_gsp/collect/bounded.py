@@ -51,7 +51,7 @@ def in_child(work: Callable[[], object], deadline_s: float) -> object:
 def _answer(work: Callable[[], object], writer: int) -> None:
     try:
         os.setsid()
-        _keep_only(writer)
+        keep_only(writer)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         data = json.dumps(work()).encode()
         while data:
@@ -60,7 +60,7 @@ def _answer(work: Callable[[], object], writer: int) -> None:
         os._exit(0)
 
 
-def _keep_only(writer: int) -> None:
+def keep_only(writer: int) -> None:
     """Close all that was inherited but ``writer``; the standard streams lead nowhere."""
     nowhere = os.open(os.devnull, os.O_RDWR)
     for name in os.listdir("/proc/self/fd"):

@@ -13,6 +13,7 @@ from slurm_gsp.collect.compressed import CannotDecompress, OutsideWindow, open_e
 from slurm_gsp.collect.root import Root, failed
 from slurm_gsp.collect.runner import Output, Runner
 from slurm_gsp.core.evidence import (
+    NO_MODULE_TREE,
     Damage,
     DiskModule,
     Evidence,
@@ -473,7 +474,7 @@ def _disk_by_file(root: Root, release: str) -> Reading[DiskModule]:
     listing = root.list(base)
     if not isinstance(listing, Known):
         if isinstance(listing, Absent) and not root.exists("/lib/modules"):
-            return Unknown("/lib/modules", "not there")
+            return NO_MODULE_TREE
         return listing
     dep = root.read(f"{base}/modules.dep", 64 << 20)
     listed = parse_modules_dep(dep.value) if isinstance(dep, Known) else ()

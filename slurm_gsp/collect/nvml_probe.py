@@ -2,7 +2,8 @@
 
 NVML can crash its caller or hang in the driver, so nothing else runs here, and nobody ends it early.
 Output: ``{"init": 0, "driver": ..., "nvml": ..., "gpus": [...]}``, ``{"init": <code>}`` when nvmlInit
-fails, or nothing when the module pynvml (distribution nvidia-ml-py) is not installed.
+fails, or nothing when the module pynvml (distribution nvidia-ml-py) is not installed. With the argument
+``boards`` it also asks what a verification compares, which a health check has no use for.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 NOT_INSTALLED = 3
+BOARDS = "boards"
+_NOT_SUPPORTED = 3
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Print the answer; exit code 3 when pynvml is not installed."""
     try:
         import pynvml  # noqa: PLC0415 - its absence is an answer
@@ -32,6 +35,9 @@ def main() -> int:
         "nvml": _ask(pynvml, pynvml.nvmlSystemGetNVMLVersion),
         "gpus": _gpus(pynvml),
     }
+    if arguments == [BOARDS]:
+        answer["cuda"] = _ask(pynvml, pynvml.nvmlSystemGetCudaDriverVersion_v2)
+        answer["boards"] = _boards(pynvml)
     pynvml.nvmlShutdown()
     print(json.dumps(answer))
     return 0
@@ -59,6 +65,36 @@ def _gpus(pynvml: Any) -> list[dict[str, object]]:
     return gpus
 
 
+def _boards(pynvml: Any) -> list[dict[str, object]]:
+    boards = []
+    for index in range(_ask(pynvml, pynvml.nvmlDeviceGetCount) or 0):
+        handle = _ask(pynvml, pynvml.nvmlDeviceGetHandleByIndex, index)
+        if handle is None:
+            continue
+        pci = _ask(pynvml, pynvml.nvmlDeviceGetPciInfo, handle)
+        rows = _state(pynvml, pynvml.nvmlDeviceGetRemappedRows, handle)
+        boards.append({
+            "bus_id": _text(pci.busId) if pci is not None else None,
+            "vbios": _ask(pynvml, pynvml.nvmlDeviceGetVbiosVersion, handle),
+            "inforom": _ask(pynvml, pynvml.nvmlDeviceGetInforomImageVersion, handle),
+            "width": _ask(pynvml, pynvml.nvmlDeviceGetCurrPcieLinkWidth, handle),
+            "generation": _ask(pynvml, pynvml.nvmlDeviceGetCurrPcieLinkGeneration, handle),
+            "generation_max": _ask(pynvml, pynvml.nvmlDeviceGetMaxPcieLinkGeneration, handle),
+            "retirement_pending": _state(pynvml, pynvml.nvmlDeviceGetRetiredPagesPendingStatus, handle),
+            "remap_pending": rows[2] if isinstance(rows, tuple) else rows,
+            "remap_failed": rows[3] if isinstance(rows, tuple) else rows,
+        })
+    return boards
+
+
+def _state(pynvml: Any, function: Callable[..., Any], handle: Any) -> Any:
+    """As _ask, but what this GPU does not have is ``n/a``: no answer and nothing to ask differ."""
+    try:
+        return function(handle)
+    except pynvml.NVMLError as error:
+        return "n/a" if error.value == _NOT_SUPPORTED else None
+
+
 def _ask(pynvml: Any, function: Callable[..., Any], *arguments: Any) -> Any:
     """One query; None where this GPU or this library does not answer it."""
     try:
@@ -74,4 +110,4 @@ def _text(answer: Any) -> Any:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -31,6 +31,11 @@ class Root:
         self._base = os.fspath(base).rstrip("/")
 
     @property
+    def base(self) -> str:
+        """Where it lies on this machine; empty for the machine itself."""
+        return self._base
+
+    @property
     def is_live(self) -> bool:
         """Whether this is the running machine: only there a read can hang in a driver."""
         return not self._base

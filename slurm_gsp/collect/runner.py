@@ -18,7 +18,7 @@ from typing import Protocol
 
 from slurm_gsp import process
 from slurm_gsp.collect.kernel_log import read_kernel_log
-from slurm_gsp.collect.nvml_probe import NOT_INSTALLED
+from slurm_gsp.collect.nvml_probe import BOARDS, NOT_INSTALLED
 from slurm_gsp.collect.root import Root
 from slurm_gsp.core.reading import Absent, Unknown
 from slurm_gsp.parse import ParseError
@@ -65,9 +65,10 @@ class LiveRunner:
         self._nvml_s = nvml_s
         self._left_s = commands_s
         self.probe_pid: int | None = None
-        """The NVML probe that runs, or did not come back."""
+        """The NVML probe, or another client of the driver, that runs or did not come back."""
         self._special: dict[str, Callable[[], Output | None]] = {
             "nvml": self._nvml,
+            "boards": self._boards,
             "kmsg": self._kmsg,
             "transaction": _transaction,
         }
@@ -99,28 +100,49 @@ class LiveRunner:
         return Output(("dmesg",), 0, text, "") if text is not None else self._plain(ARGV["dmesg"])
 
     def _nvml(self) -> Output | None:
-        """The probe in a session of its own; past the deadline it is left alone and remembered."""
-        argv = ("nvml",)
-        probe = subprocess.Popen(
-            [sys.executable, "-I", os.fspath(_PROBE)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env=dict(process.DEFAULT_ENV),
-        )
-        self.probe_pid = probe.pid
-        until = time.monotonic() + self._nvml_s
-        data = _read_until_closed(probe, until)
-        rc = _end_of(probe, until) if data is not None else None
-        if data is None or rc is None:
+        return self._probe("nvml")
+
+    def _boards(self) -> Output | None:
+        return self._probe("boards", BOARDS)
+
+    def _probe(self, command: str, *options: str) -> Output | None:
+        argv = (command,)
+        ended = self.alone((sys.executable, "-I", os.fspath(_PROBE), *options), self._nvml_s)
+        if ended is None:
             return Output(argv, None, '{"init": "timeout"}', "")
-        self.probe_pid = None
+        rc, said = ended
         if rc == NOT_INSTALLED:
             return None
         if rc != 0:
             return Output(argv, rc, '{"init": "crash"}', "")
-        return Output(argv, 0, data.decode("utf-8", "replace").strip(), "")
+        return Output(argv, 0, said.strip(), "")
+
+    def alone(
+        self, argv: tuple[str, ...], deadline_s: float, env: Mapping[str, str] | None = None
+    ) -> tuple[int, str] | None:
+        """A program that enters the driver, in a session of its own: its exit code and what it printed.
+
+        None past the deadline: it is left alone and remembered, and no other is started beside it.
+        """
+        if self.probe_pid is not None:
+            return None
+        probe = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**process.DEFAULT_ENV, **(env or {})},
+        )
+        self.probe_pid = probe.pid
+        until = time.monotonic() + deadline_s
+        data = _read_until_closed(probe, until)
+        rc = _end_of(probe, until) if data is not None else None
+        if data is None or rc is None:
+            probe.returncode = 0  # left behind on purpose: Python warns of it when the object goes
+            return None
+        self.probe_pid = None
+        return rc, data.decode("utf-8", "replace")
 
 
 class RecordedRunner:
@@ -176,11 +198,11 @@ def _read_until_closed(probe: subprocess.Popen[bytes], until: float) -> bytes | 
 
 def _transaction() -> Output | None:
     """Whether a package manager holds its lock: asked for, never taken."""
-    held = [path for path in LOCKS if _is_locked(path)]
+    held = [path for path in LOCKS if is_locked(path)]
     return Output(("transaction",), 0, "\n".join(held), "")
 
 
-def _is_locked(path: str) -> bool:
+def is_locked(path: str) -> bool:
     """Another process holds a POSIX lock on the file (apt, dpkg, rpm use these)."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

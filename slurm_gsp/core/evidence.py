@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from slurm_gsp.core.reading import Reading
+from slurm_gsp.core.reading import Reading, Unknown
 from slurm_gsp.parse.dkms import DkmsEntry
 from slurm_gsp.parse.elf import GspImage
 from slurm_gsp.parse.kmsg import LogEvent
@@ -73,6 +73,10 @@ class DiskModule:
     path: str
     version: str | None
     companions: tuple[tuple[str, str], ...] = ()
+
+
+NO_MODULE_TREE = Unknown("/lib/modules", "not there")
+"""For a DiskModule: a node that keeps no modules on disk at all, of any kernel."""
 
 
 @dataclass(frozen=True, slots=True)

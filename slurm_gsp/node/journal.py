@@ -13,6 +13,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from slurm_gsp.core.pinned import Pinned
+
 STATE: Final = Path("/var/lib/slurm-gsp")
 JOURNAL: Final = "realign.json"
 PIN: Final = "pin.json"
@@ -27,37 +29,8 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Pinned:
-    """The whole tuple that a node is to run: one profile of one manifest. None: that member is not pinned.
-
-    ``digest`` has the first 12 hexadecimal digits of the manifest's SHA-256; ``images`` are (file name, SHA-256).
-    """
-
-    manifest: str
-    digest: str
-    profile: str
-    driver: str
-    flavour: str
-    gpus: int
-    fabric_manager: bool
-    vbios: str | None = None
-    inforom: str | None = None
-    cuda: str | None = None
-    nic_firmware: str | None = None
-    pcie_width: int | None = None
-    pcie_generation: int | None = None
-    topology: str | None = None
-    images: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def target(self) -> str:
-        """As an operation names it: ``2026-11@0123456789ab``."""
-        return f"{self.manifest}@{self.digest}"
-
-
-@dataclass(frozen=True, slots=True)
 class Step:
-    """One step that was begun: its number from 1, whether it succeeded (None: it never ended), and how long."""
+    """One step that was begun: its number from 1, whether it succeeded (None: never ended), and how long."""
 
     number: int
     name: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol, TypeAlias
 
 MAX_REASON: Final = 120
 """Longest Reason that we write: one line of a terminal, and short of what any release cuts."""
@@ -111,6 +111,10 @@ class NodeState:
         return "MAINTENANCE" in self.states
 
 
+Field: TypeAlias = Literal["extra", "comment"]
+"""The fields of a node's record that anybody may write texts into."""
+
+
 class SlurmClient(Protocol):
     """Slurm, as far as this product needs it; every call is bounded in time and raises SlurmError."""
 
@@ -132,6 +136,10 @@ class SlurmClient(Protocol):
 
     def drain_unless(self, name: str, reason: str, keep: Callable[[NodeState], bool]) -> NodeState:
         """Read one node and drain it only if ``keep`` of what was read is false; the state that was read."""
+        ...
+
+    def annotate(self, name: str, field: Field, text: str) -> None:
+        """Put a text into this field of the node's record, in the place of the one that is there."""
         ...
 
 
@@ -162,6 +170,12 @@ def check_reason(text: str) -> None:
         raise ValueError(f"a Reason is one line of printable ASCII: {text!r}")
     if '"' in text or "\\" in text:
         raise ValueError(f"a Reason has no double quote or backslash: {text!r}")
+
+
+def check_annotation(text: str) -> None:
+    """Refuse a text that Slurm would split or store differently: ValueError says why."""
+    if not re.fullmatch(r"[ -~]+", text) or text != text.strip():
+        raise ValueError(f"an annotation is one line of printable ASCII, without blanks around it: {text!r}")
 
 
 def check_node_name(name: str) -> None:

@@ -10,11 +10,13 @@ from slurm_gsp import process
 from slurm_gsp.slurm.client import (
     ControllerAway,
     Denied,
+    Field,
     NodeState,
     SlurmError,
     SlurmMissing,
     SlurmTimeout,
     UnknownNode,
+    check_annotation,
     check_node_name,
     check_reason,
     parse_states,
@@ -66,9 +68,12 @@ class Scontrol:
 
     def node(self, name: str) -> NodeState:
         """Read one node."""
+        return parse_node(self.record(name))
+
+    def record(self, name: str) -> str:
+        """One node as scontrol writes it, on one line."""
         check_node_name(name)
-        asked = f"show node {name}"
-        return _one_node(self._ask("-o", "show", "node", name), name, asked)
+        return _one_line(self._ask("-o", "show", "node", name), name, f"show node {name}")
 
     def partition_nodes(self, partitions: Sequence[str]) -> tuple[NodeState, ...]:
         """Read every node of these partitions, each once, in one request; () for no partitions.
@@ -138,6 +143,12 @@ class Scontrol:
         if finished.rc != 0 or seen is None or _error_of(finished):
             raise _translated(finished, asked, self._scontrol)
         return seen
+
+    def annotate(self, name: str, field: Field, text: str) -> None:
+        """Put a text into Extra or Comment, in the place of the one that is there."""
+        check_node_name(name)
+        check_annotation(text)
+        self._change("update", f"nodename={name}", f"{field}={text}")
 
     def _ask(self, *words: str) -> process.Finished:
         try:
@@ -228,11 +239,11 @@ def _node_lines(stdout: str) -> list[str]:
     return lines
 
 
-def _one_node(finished: process.Finished, name: str, asked: str) -> NodeState:
+def _one_line(finished: process.Finished, name: str, asked: str) -> str:
     lines = [line for line in _node_lines(finished.stdout) if line.startswith(f"NodeName={name} ")]
     if finished.rc != 0 or len(lines) != 1:
         raise _translated(finished, asked, finished.argv[0])
-    return parse_node(lines[0])
+    return lines[0]
 
 
 def _complete_line(stdout: str, name: str) -> str | None:
