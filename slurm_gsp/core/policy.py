@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from slurm_gsp.core.finding import Basis, Diagnosis, Finding
+from slurm_gsp.core.operation import is_campaigns
 from slurm_gsp.core.reason import is_ours
 
 OWN_RESERVATION = "gsp_"
@@ -88,6 +89,8 @@ def decide_drain(view: SlurmView, reason: str) -> Decision:
         return Decision(True, Standing.OURS, "in service")
     if view.reason == reason:
         return Decision(False, Standing.OURS, "already drained with this Reason")
+    if is_campaigns(view.reason):
+        return Decision(False, Standing.FOREIGN, f"in the hands of a campaign: {view.reason!r}")
     if is_ours(view.reason):
         return Decision(True, Standing.OURS, f"our own Reason changed from {view.reason!r}")
     if view.reason.startswith(SLURMS_OWN_REASONS):
@@ -96,14 +99,20 @@ def decide_drain(view: SlurmView, reason: str) -> Decision:
 
 
 def may_resume(view: SlurmView) -> bool:
-    """Only our own drain, in no reboot and in no maintenance."""
-    return view.drained and is_ours(view.reason) and not view.rebooting and not view.in_maintenance
+    """Only the hooks' own drain, in no reboot and in no maintenance."""
+    return drained_by_hooks(view) and not view.rebooting and not view.in_maintenance
+
+
+def drained_by_hooks(view: SlurmView) -> bool:
+    """Whether a hook drained this node, and no campaign has taken it over since."""
+    return view.drained and is_ours(view.reason) and not is_campaigns(view.reason)
 
 
 def breaker_trips(partitions: Sequence[Sequence[SlurmView]], share: float) -> bool:
-    """Whether more than ``share`` of a partition's nodes stand drained by us already."""
+    """Whether more than ``share`` of a partition's nodes stand drained by our hooks already."""
     for nodes in partitions:
-        ours = sum(1 for node in nodes if node.drained and is_ours(node.reason))
+        reasons = [node.reason for node in nodes if node.drained]
+        ours = sum(1 for reason in reasons if is_ours(reason) and not is_campaigns(reason))
         if ours > share * len(nodes):
             return True
     return False

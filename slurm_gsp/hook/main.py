@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,11 +34,12 @@ from slurm_gsp.core.policy import (
     confirmed,
     count_runs,
     decide_drain,
+    drained_by_hooks,
     draining,
     may_resume,
 )
 from slurm_gsp.core.reading import Reading, Unknown
-from slurm_gsp.core.reason import code_of, format_reason, is_ours
+from slurm_gsp.core.reason import code_of, format_reason
 from slurm_gsp.hook import memory as store
 from slurm_gsp.hook.log_look import CURSOR, DUE
 from slurm_gsp.hook.memory import Memory, Places
@@ -276,6 +277,7 @@ class HealthCheck:
                 past.standing, past.reason = Standing.NONE, ""
                 if diagnosis.verdict is Verdict.CONSISTENT:
                     self._whole(past)
+            self._prove(past, evidence, diagnosis)
         finally:
             self._remember(past, evidence, started_at, healthy=not candidates)
         if fault is None and candidates:
@@ -345,7 +347,7 @@ class HealthCheck:
             if may_resume(view_of(state)):
                 self._client.resume(self._node)
                 say(f"resumed: consistent on a new boot, was {state.reason!r}")
-            elif state.drained and is_ours(state.reason):
+            elif drained_by_hooks(view_of(state)):
                 # The first look after a reboot through Slurm comes before Slurm knows that it is over.
                 self._ask_again(past, "a reboot or a reservation is under way")
                 return
@@ -355,10 +357,38 @@ class HealthCheck:
         _try("drained", lambda: drained.unlink(missing_ok=True))
 
     def _ask_again(self, past: Memory, why: str) -> None:
-        """Only a full look resumes, so the next one is brought forward."""
-        retry = self._host.uptime() + self._spread(self._config.health.retry_interval_s)
-        past.next_full = min(past.next_full, retry)
+        """Only a full look resumes."""
+        self._look_within(past, self._config.health.retry_interval_s)
         say(f"not resumed, will try again: {why}")
+
+    def _look_within(self, past: Memory, seconds: float) -> None:
+        """The next full look is brought forward."""
+        past.next_full = min(past.next_full, self._host.uptime() + self._spread(seconds))
+
+    def _prove(self, past: Memory, evidence: Evidence, diagnosis: Diagnosis) -> None:
+        """After the reboot of a realignment, tell Slurm what this look proves of it."""
+        if self._report_only or not self._places.journal.exists():
+            return
+        # most nodes never need them
+        from slurm_gsp.node.journal import Places as Journals  # noqa: PLC0415
+        from slurm_gsp.node.prove import SOON_S, give_proof  # noqa: PLC0415
+        from slurm_gsp.node.publish import publish  # noqa: PLC0415
+
+        if past.standing == Standing.PENDING:  # Slurm was just asked in vain
+            self._look_within(past, SOON_S)
+            return
+
+        def tell(values: Mapping[str, str]) -> None:
+            publish(self._client, self._node, self._config.verify.publish, values)
+
+        places = Journals(self._places.lib)
+        given = give_proof(places, past.boot_id, evidence, diagnosis, tell, doubted=past.doubted)
+        if given is None:
+            return
+        past.doubted = given.doubtful
+        if given.again_s is not None:
+            self._look_within(past, given.again_s)
+        say(str(given))
 
     def _remember(self, past: Memory, evidence: Evidence, started_at: float, *, healthy: bool) -> None:
         """The time of the next look last: a run that is cut off before it is made again."""
@@ -366,7 +396,8 @@ class HealthCheck:
         store.save(past, self._places.state(self._node))
         gres = self._config.node.gres_conf
         conf = (f"{path.rpartition('/')[0]}/slurm.conf" for path in gres)
-        watch = Watch(evidence, (os.fspath(DEFAULT_PATH), *gres, *conf), started_at)
+        ours = (os.fspath(DEFAULT_PATH), os.fspath(self._places.journal), os.fspath(self._places.pin))
+        watch = Watch(evidence, (*ours, *gres, *conf), started_at)
         watch.write(
             run, healthy=healthy, all_jobs=self._config.prolog.all_jobs, following=self._config.health.next
         )

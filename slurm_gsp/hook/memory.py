@@ -31,6 +31,16 @@ class Places:
         return self.lib / f"drained-{_file_name(node)}.json"
 
     @property
+    def journal(self) -> Path:
+        """The last realignment of this node (node/journal.py)."""
+        return self.lib / "realign.json"
+
+    @property
+    def pin(self) -> Path:
+        """What it pinned the node to."""
+        return self.lib / "pin.json"
+
+    @property
     def ladder(self) -> Path:
         """Faults and the remedies tried."""
         return self.lib / "ladder.json"
@@ -44,6 +54,7 @@ class Memory:
     """The memory of this boot. Times are uptimes in seconds; ``reason`` is of a proven fault.
 
     ``probe`` and ``reader`` are (pid, start time) of processes that hang in the driver and were left alone.
+    ``doubted``: one look after a realignment proved nothing good, and the next one is to say it too.
     """
 
     boot_id: str
@@ -58,6 +69,7 @@ class Memory:
     next_ask: float = 0.0
     probe: tuple[int, int] | None = None
     reader: tuple[int, int] | None = None
+    doubted: bool = False
     version: int = _VERSION
 
 
@@ -80,6 +92,7 @@ def load(boot_id: str, path: Path) -> Memory | None:
             next_ask=float(data["next_ask"]),
             probe=_process(data["probe"]),
             reader=_process(data["reader"]),
+            doubted=bool(data.get("doubted")),
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return None

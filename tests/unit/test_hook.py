@@ -15,8 +15,11 @@ import pytest
 from slurm_gsp.collect.bounded import LeftBehind, in_child
 from slurm_gsp.collect.collect import Level, collect
 from slurm_gsp.collect.runner import LiveRunner, RecordedRunner, _end_of
-from slurm_gsp.config import Config, Deadlines, Drain, Health
+from slurm_gsp.config import Config, Deadlines, Drain, Health, Verify
 from slurm_gsp.core.finding import Basis, Clue, Diagnosis, Finding, Remedy, Verdict
+from slurm_gsp.core.pinned import Pinned
+from slurm_gsp.core.published import Level as Depth
+from slurm_gsp.core.published import Proof, Result, proof_in, read_published
 from slurm_gsp.core.reading import Unknown
 from slurm_gsp.hook import memory as store
 from slurm_gsp.hook.log_look import nothing_new
@@ -34,9 +37,11 @@ from slurm_gsp.hook.main import (
     still_runs,
 )
 from slurm_gsp.hook.memory import Memory, Places
+from slurm_gsp.node import journal as journals
+from slurm_gsp.node.journal import Journal, State, Step
 from slurm_gsp.parse import ParseError
 from slurm_gsp.record import open_recording
-from slurm_gsp.slurm.client import ControllerAway, NodeState
+from slurm_gsp.slurm.client import ControllerAway, Denied, NodeState, SlurmError
 
 RECORDING = next(
     path.parent for path in sorted((Path(__file__).parents[1] / "fixtures/nodes").rglob("recording.json"))
@@ -58,12 +63,19 @@ class FakeSlurm:
     state: NodeState = field(default_factory=node)
     others: tuple[NodeState, ...] = ()
     away: bool = False
+    refuses: SlurmError | None = None
     calls: list[str] = field(default_factory=list)
 
     def _ask(self, call):
         self.calls.append(call)
         if self.away:
             raise ControllerAway("no answer")
+
+    def annotate(self, name, field, text):
+        self._ask("annotate")
+        if self.refuses is not None:
+            raise self.refuses
+        self.state = replace(self.state, **{field: text})
 
     def node(self, name):
         self._ask("node")
@@ -356,6 +368,244 @@ def test_the_time_of_the_next_look_is_written_last(machine, slurm):
     assert times == sorted(times)
 
 
+# After a realignment
+
+PINNED = Pinned(
+    "2026-11", "0123456789ab", "p", EVIDENCE.loaded.value, EVIDENCE.flavour.value, 2, fabric_manager=False
+)
+REALIGN = "gsp:realign c1 to=2026-11@0123456789ab try=1 : reboot issued : reboot complete"
+
+
+def realigned(machine, state=State.DONE, boot="boot-0", **change):
+    """The node was realigned in another boot."""
+    journal = Journal("c1/realign/1", boot, PINNED, state, **change)
+    journals.save_journal(journals.Places(machine.folder / "lib"), journal)
+
+
+def proven(machine):
+    journal = journals.load_journal(journals.Places(machine.folder / "lib"))
+    return journal is not None and journal.proven == machine.boot
+
+
+def proof(slurm):
+    return proof_in(read_published(slurm.state.extra))
+
+
+def quick(result, why="", codes=(), boot="boot-1"):
+    return Proof("c1/realign/1", Depth.QUICK, result, boot, PINNED.target, codes, why)
+
+
+def test_a_node_proves_itself_once_after_its_reboot(machine, slurm):
+    slurm.state = node("DOWN", REALIGN)
+    realigned(machine)
+    assert [check(machine, slurm, why) for why in ("first", "moved", "due")] == [FINE] * 3
+    assert slurm.calls == ["node", "annotate"]
+    assert (proof(slurm), proven(machine)) == (quick(Result.PASS), True)
+    assert read_published(slurm.state.extra)["nvidia_driver"] == EVIDENCE.loaded.value
+    assert (slurm.state.reason, slurm.state.drained) == (REALIGN, True)
+
+
+def test_before_the_reboot_there_is_nothing_to_prove(machine, slurm):
+    realigned(machine, boot="boot-1")
+    check(machine, slurm, "first")
+    assert (slurm.calls, proven(machine)) == ([], False)
+
+
+def test_without_a_journal_nothing_of_a_realignment_is_read(machine, slurm):
+    check(machine, slurm, "first")
+    assert slurm.calls == []
+    assert not (machine.folder / "lib").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"operation": "c1/realign/1"}'])
+def test_a_damaged_journal_is_none(machine, slurm, text):
+    (machine.folder / "lib").mkdir()
+    (machine.folder / "lib/realign.json").write_text(text)
+    assert (check(machine, slurm, "first"), slurm.calls) == (FINE, [])
+
+
+@pytest.mark.parametrize(
+    ("state", "change", "why"),
+    [
+        (State.RUNNING, {"steps": (Step(4, "dkms"),)}, "cut off in step 4 dkms"),
+        (State.FAILED, {"failed": "step 3 install: exit code 100"}, "step 3 install: exit code 100"),
+    ],
+)
+def test_a_node_that_booted_in_the_middle_says_so_at_once(machine, slurm, state, change, why):
+    realigned(machine, state, **change)
+    check(machine, slurm, "first")
+    assert (proof(slurm), proven(machine)) == (quick(Result.UNFINISHED, why), True)
+
+
+def test_the_next_boot_is_another_proof(machine, slurm):
+    realigned(machine)
+    check(machine, slurm, "first")
+    machine.boot = "boot-2"
+    check(machine, slurm, "first")
+    assert (proof(slurm), proven(machine)) == (quick(Result.PASS, boot="boot-2"), True)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (diagnosis(SKEW), quick(Result.FAIL, "detector: umd-skew kmd=1 umd=2", ("umd-skew",))),
+        (diagnosis(XID), quick(Result.FAIL, "detector: gsp-timeout xid=119", ("gsp-timeout",))),
+        (diagnosis(finding("next-kernel")), quick(Result.FAIL, "detector: next-kernel", ("next-kernel",))),
+        (
+            diagnosis(verdict=Verdict.UNKNOWN),
+            quick(Result.UNKNOWN, "detector: too little could be read"),
+        ),
+    ],
+)
+def test_what_is_not_good_is_told_by_the_second_look(machine, slurm, found, expected):
+    """Right after a boot daemons are still starting; what a log says counts without three runs of it."""
+    slurm.state = node("DOWN", REALIGN)
+    realigned(machine)
+    machine.found = found
+    check(machine, slurm, "first")
+    assert (proof(slurm), proven(machine), machine.memory.doubted) == (None, False, True)
+    assert machine.memory.next_full == machine.now + 15
+    machine.now += 15
+    check(machine, slurm, "due")
+    assert (proof(slurm), proven(machine)) == (expected, True)
+
+
+def test_what_was_only_late_is_no_failure(machine, slurm):
+    realigned(machine)
+    machine.found = diagnosis(verdict=Verdict.UNKNOWN)
+    check(machine, slurm, "first")
+    machine.found = diagnosis()
+    machine.now += 15
+    check(machine, slurm, "due")
+    assert (proof(slurm), machine.memory.doubted) == (quick(Result.PASS), False)
+
+
+def test_a_proof_waits_for_slurm(machine, slurm):
+    realigned(machine)
+    slurm.away = True
+    check(machine, slurm, "first")
+    assert (proven(machine), machine.memory.next_full) == (False, machine.now + 15)
+    slurm.away = False
+    machine.now += 15
+    check(machine, slurm, "due")
+    assert (proof(slurm), proven(machine)) == (quick(Result.PASS), True)
+
+
+def test_a_proof_does_not_ask_what_a_drain_just_asked_in_vain(machine, slurm):
+    realigned(machine)
+    slurm.away, machine.found = True, diagnosis(SKEW)
+    check(machine, slurm, "first")
+    check(machine, slurm)
+    assert slurm.calls == ["drain_unless"] * 2
+
+
+def test_a_refusal_is_not_asked_for_again_at_once(machine, slurm):
+    realigned(machine)
+    slurm.refuses = Denied("Invalid user id")
+    check(machine, slurm, "first")
+    assert (proven(machine), machine.memory.next_full) == (False, machine.now + 300)
+
+
+def test_a_proof_is_published_where_the_configuration_says(machine, slurm):
+    realigned(machine)
+    check(machine, slurm, config=Config(health=HEALTH, verify=Verify(publish="comment")))
+    assert proof_in(read_published(slurm.state.comment)) == quick(Result.PASS)
+
+
+def test_a_proof_that_is_not_to_be_told_is_given_all_the_same(machine, slurm):
+    realigned(machine)
+    check(machine, slurm, config=Config(health=HEALTH, verify=Verify(publish="off")))
+    assert (slurm.calls, proven(machine)) == ([], True)
+
+
+def test_report_only_proves_nothing(machine, slurm):
+    realigned(machine)
+    check(machine, slurm, report_only=True)
+    assert (slurm.calls, proven(machine)) == ([], False)
+
+
+def test_a_realignment_that_begins_meanwhile_keeps_its_journal(machine, slurm):
+    """Marking the old one proven must not write over the new one."""
+    realigned(machine)
+    new = Journal("c1/realign/2", "boot-1", PINNED)
+    places = journals.Places(machine.folder / "lib")
+    annotate = slurm.annotate
+
+    def begin(name, field, text):
+        annotate(name, field, text)
+        journals.save_journal(places, new)
+
+    slurm.annotate = begin
+    check(machine, slurm, "first")
+    assert journals.load_journal(places) == new
+
+
+def test_a_journal_that_cannot_be_written_costs_no_run(machine, slurm):
+    """As with a full disk: the proof was given, and is given again."""
+    realigned(machine)
+    (machine.folder / "lib/realign.json.new").mkdir()
+    assert [check(machine, slurm, why) for why in ("first", "moved")] == [FINE, FINE]
+    assert (slurm.calls, proven(machine)) == (["node", "annotate", "node"], False)
+
+
+def test_the_watch_sees_a_new_journal_and_a_new_pin(machine, slurm):
+    check(machine, slurm, "first")
+    watch = (machine.folder / "run/watch").read_text()
+    lib = machine.folder / "lib"
+    assert f"[ ! -e '{lib}/realign.json' ]" in watch
+    assert f"[ ! -e '{lib}/pin.json' ]" in watch
+    realigned(machine)
+    check(machine, slurm, "moved")
+    assert f"[ -e '{lib}/realign.json' ] && " in (machine.folder / "run/watch").read_text()
+
+
+def test_the_hooks_and_the_realignment_mean_the_same_files(machine):
+    ours, theirs = Places(lib=machine.folder), journals.Places(machine.folder)
+    assert (ours.journal, ours.pin) == (theirs.journal, theirs.pin)
+    assert Places().lib == journals.STATE
+
+
+CAMPAIGNS = [
+    "gsp:realign c1 to=2026-11@0123456789ab try=1",
+    REALIGN,
+    "gsp:rollback c1 to=2026-10@0123456789ab try=2",
+    "gsp:realign-failed step=3 install",
+    "gsp:escalated c1 failed on both pins",
+]
+
+
+@pytest.mark.parametrize("reason", CAMPAIGNS)
+@pytest.mark.parametrize("state", ["IDLE+DRAIN", "DOWN", "IDLE+DRAIN+MAINTENANCE+RESERVED"])
+def test_a_node_in_a_campaigns_hands_is_left_alone(machine, slurm, reason, state):
+    """Neither is its Reason overwritten by a fault, nor is it resumed where we had drained it before."""
+    config = Config(health=replace(HEALTH, resume=True))
+    machine.found = diagnosis(SKEW)
+    check(machine, slurm, config=config)
+    slurm.state = given = node(state, reason, "gsp_c1_n1" if "MAINT" in state else "")
+    machine.found = diagnosis(finding("kmd-split"))
+    check(machine, slurm, config=config)
+    assert (slurm.state, machine.memory.standing) == (given, "foreign")
+    machine.boot, machine.found = "boot-2", diagnosis()
+    check(machine, slurm, "first", config)
+    assert slurm.state == given
+    assert "resume" not in slurm.calls
+    assert not machine.host.places.drained("n1").exists()
+
+
+def test_a_gate_keeps_a_campaigns_reason(machine, slurm):
+    slurm.state, machine.found = node("IDLE+DRAIN", REALIGN), diagnosis(SKEW)
+    assert (gate(machine, slurm), slurm.state.reason) == (FINDING, REALIGN)
+
+
+def test_a_fault_in_our_own_reservation_drains(machine, slurm):
+    """The campaign has resumed the node there, and sees the drain."""
+    slurm.state = node("IDLE+MAINTENANCE+RESERVED", "", "gsp_c1_n1")
+    machine.found = diagnosis(SKEW)
+    assert (check(machine, slurm), slurm.state.reason) == (FINDING, "gsp:umd-skew kmd=1 umd=2")
+    slurm.state = node("IDLE+MAINTENANCE+RESERVED", "", "gsp_c1_n1")
+    assert (gate(machine, slurm), slurm.state.reason) == (FINDING, "gsp:umd-skew kmd=1 umd=2")
+
+
 # The prolog and the epilog
 
 
@@ -421,7 +671,9 @@ def test_a_gate_refuses_while_the_controller_is_away(machine, slurm):
 
 
 def test_memory_comes_back_as_it_was(tmp_path):
-    full = Memory("b", "mismatch", "gsp:x", "ours", {"x": 2}, 7, "line\n", 1.5, 2.5, 3.5, (4, 5), (6, 7))
+    full = Memory(
+        "b", "mismatch", "gsp:x", "ours", {"x": 2}, 7, "line\n", 1.5, 2.5, 3.5, (4, 5), (6, 7), True
+    )
     for memory in (Memory("b"), full):
         store.save(memory, tmp_path / "state")
         assert store.load("b", tmp_path / "state") == memory

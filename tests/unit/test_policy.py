@@ -19,6 +19,12 @@ from slurm_gsp.core.policy import (
 
 LIMITS = Limits(log_runs=3, hung_runs=2)
 REASON = "gsp:umd-skew kmd=1 umd=2"
+CAMPAIGNS = (
+    "gsp:realign c1 to=2026-11@0123456789ab try=1 : reboot issued : reboot complete",
+    "gsp:rollback c1",
+    "gsp:realign-failed step=3 install",
+    "gsp:escalated c1 failed on both pins",
+)
 
 
 def finding(code, basis=Basis.STATE, urgent=False):
@@ -156,6 +162,19 @@ def test_confirmed(found, runs, code):
             Decision(False, Standing.FOREIGN, "a reboot through Slurm is under way"),
             id="rebooting, even for us",
         ),
+        *(
+            pytest.param(
+                node(drained=True, reason=reason, in_maintenance=True, reservation="gsp_c1_n1"),
+                Decision(False, Standing.FOREIGN, f"in the hands of a campaign: {reason!r}"),
+                id=reason,
+            )
+            for reason in CAMPAIGNS
+        ),
+        pytest.param(
+            node(drained=False, reason=CAMPAIGNS[0], in_maintenance=True, reservation="gsp_c1_n1"),
+            Decision(True, Standing.OURS, "in service"),
+            id="resumed inside our own maintenance",
+        ),
         pytest.param(
             node(in_maintenance=True, reservation="upgrade"),
             Decision(False, Standing.FOREIGN, "inside the MAINT reservation upgrade"),
@@ -193,6 +212,7 @@ def test_decide_drain(view, decision):
         (node(drained=True, reason=REASON, rebooting=True), False),
         (node(drained=True, reason=REASON, in_maintenance=True, reservation="gsp_c1"), False),
         (node(drained=True, reason=REASON, in_maintenance=True, reservation="upgrade"), False),
+        *((node(drained=True, reason=reason), False) for reason in CAMPAIGNS),
     ],
 )
 def test_may_resume(view, may):
