@@ -8,12 +8,14 @@ endif
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-SHELL_FILES := healthcheck prolog epilog slurm_gsp/hook/launch.sh
+SHELL_FILES := healthcheck prolog epilog slurm-gsp-reboot slurm_gsp/hook/launch.sh \
+	slurm_gsp/lab/dcgmi.sh slurm_gsp/lab/all_reduce_perf.sh
 
 # What is needed, as "a file or command:the Debian package that brings it".
 NEEDS := munged:munge slurmctld:slurm-wlm slurmd:slurm-wlm scontrol:slurm-wlm \
 	/usr/include/stdio.h:libc6-dev gcc:gcc unshare:util-linux nsenter:util-linux \
 	ldconfig:libc-bin dpkg-deb:dpkg chroot:coreutils /bin/kill:procps ssh-keygen:openssh-client shellcheck:shellcheck \
+	gpg:gpg gpg-agent:gpg-agent \
 	/usr/share/misc/pci.ids:pci.ids
 
 .DEFAULT_GOAL := help

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from slurm_gsp import __version__
+from slurm_gsp import __version__, campaign_cli
 from slurm_gsp.collect.collect import collect
 from slurm_gsp.collect.root import Root
 from slurm_gsp.collect.runner import LiveRunner
@@ -17,11 +17,13 @@ from slurm_gsp.core.diagnose import diagnose
 from slurm_gsp.core.finding import EXIT_CODES
 from slurm_gsp.lab.cli import lab
 from slurm_gsp.manifest_cli import manifest
+from slurm_gsp.node_cli import realign_command, reload_command, stage_command
 from slurm_gsp.parse import ParseError
 from slurm_gsp.plan_cli import plan
 from slurm_gsp.record import RecordingError, open_recording, record
 from slurm_gsp.report import as_object, as_text
 from slurm_gsp.this_node import expectation, node_name
+from slurm_gsp.verify_cli import verify
 
 CONFIG = Path("/etc/slurm-gsp/config.toml")
 
@@ -106,6 +108,12 @@ def check_config(path: Path) -> None:
 main.add_command(lab)
 main.add_command(manifest)
 main.add_command(plan)
+for _command in campaign_cli.COMMANDS:
+    main.add_command(_command)
+main.add_command(realign_command)
+main.add_command(reload_command)
+main.add_command(stage_command)
+main.add_command(verify)
 
 
 def _load(path: Path) -> Config:

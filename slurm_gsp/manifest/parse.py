@@ -423,12 +423,12 @@ def _contradictions(table: Table, package: PinnedPackage, driver: str | None, fl
         elif branch_in_name and int(branch_in_name[1]) != branch(driver):
             told = f"is of branch {branch_in_name[1]}, driver {driver} of {branch(driver)}; take one of them"
             table.refuse(package.name, told)
-    if flavour is not None and _flavour_of(name) not in {None, flavour}:
-        told = f'is {_flavour_of(name)}, the profile\'s flavour is "{flavour}"; take one of them'
+    if flavour is not None and flavour_of(name) not in {None, flavour}:
+        told = f'is {flavour_of(name)}, the profile\'s flavour is "{flavour}"; take one of them'
         table.refuse(package.name, told)
 
 
-def _flavour_of(package: str) -> str | None:
+def flavour_of(package: str) -> str | None:
     """The flavour that a package's name shows."""
     if "open" in package.split("-"):
         return "open"

@@ -53,8 +53,13 @@ def hooked(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="session")
 def calm(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """Four nodes whose health check Slurm starts once, at boot: the tests start the others."""
-    with Lab.up(tmp_path_factory.mktemp("mc") / "l", interval=3600, suite=release.suite) as running:
+    """Four nodes whose health check Slurm starts once, at boot: the tests start the others.
+
+    They reboot without slurm-gsp-reboot: what Slurm itself does is looked at.
+    """
+    plain = ["RebootProgram=/usr/sbin/reboot"]
+    folder = tmp_path_factory.mktemp("mc") / "l"
+    with Lab.up(folder, interval=3600, suite=release.suite, settings=plain) as running:
         yield running
 
 

@@ -73,7 +73,15 @@ def test_hooks_name_no_heavy_module(path):
 
 
 @pytest.mark.parametrize(
-    "module", ["slurm_gsp.hook.main", "slurm_gsp.hook.log_look", "slurm_gsp.core.diagnose"]
+    "module",
+    [
+        "slurm_gsp.hook.main",
+        "slurm_gsp.hook.log_look",
+        "slurm_gsp.core.diagnose",
+        "slurm_gsp.node.prove",
+        "slurm_gsp.node.publish",
+        "slurm_gsp.node.reboot",
+    ],
 )
 def test_hooks_load_no_heavy_module(module):
     """As the launcher starts it: no site, no environment, the package found by its place alone."""
@@ -88,6 +96,17 @@ def test_hooks_load_no_heavy_module(module):
     loaded = {name.partition(".")[0] for name in json.loads(done.stdout)}
     assert "slurm_gsp" in loaded
     assert loaded.isdisjoint(HEAVY | {"site", "hypothesis", "pytest"})
+
+
+def test_hooks_load_nothing_of_a_realignment_until_there_was_one():
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import slurm_gsp.hook.main; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program, str(ROOT)],
+        capture_output=True, text=True, check=True, env={}, timeout=60,
+    )  # fmt: skip
+    loaded = set(done.stdout.split())
+    assert "slurm_gsp.hook.main" in loaded
+    assert loaded.isdisjoint({"slurm_gsp.node", "slurm_gsp.core.verification", "slurm_gsp.core.published"})
 
 
 def test_light_look_loads_next_to_nothing():

@@ -20,6 +20,7 @@ from slurm_gsp.process import CommandMissing, DeadlineExceeded, Finished, Proces
 from slurm_gsp.slurm.client import (
     ControllerAway,
     Denied,
+    Field,
     NodeState,
     SlurmClient,
     SlurmError,
@@ -294,6 +295,32 @@ def test_nothing_is_asked_with_a_name_or_reason_that_is_refused(name: str, reaso
     with pytest.raises(ValueError):
         one.drain_unless(name, reason, lambda state: False)
     assert converse.heard == []
+
+
+@pytest.mark.parametrize("field", ["extra", "comment"])
+@pytest.mark.parametrize(
+    "text", ['{"nvidia_driver":"580.95.05","note":"a = b $(id) \'x\'"}', "rack 7 gsp:{}"]
+)
+def test_annotate_puts_one_argument(field: Field, text: str) -> None:
+    run = FakeRun([ok()])
+    Scontrol(run, conf="/etc/slurm.conf").annotate("n1", field, text)
+    argv = (SCONTROL, "update", "nodename=n1", f"{field}={text}")
+    assert run.calls == [(argv, 10.0, {"SLURM_CONF": "/etc/slurm.conf"})]
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "a\nb", "a\tb", " a", "a ", "caf\N{LATIN SMALL LETTER E WITH ACUTE}", "\x1b[0m"]
+)
+def test_annotate_refuses_what_slurm_would_change(text: str) -> None:
+    run = FakeRun([])
+    with pytest.raises(ValueError, match="an annotation is one line of printable ASCII"):
+        Scontrol(run).annotate("n1", "extra", text)
+    assert run.calls == []
+
+
+def test_annotate_says_when_it_was_refused() -> None:
+    with pytest.raises(Denied, match="Invalid user id"):
+        client(error("24.11-error-unpriv")).annotate("n1", "extra", "{}")
 
 
 # --- look, then drain ---------------------------------------------------------------------------------------
