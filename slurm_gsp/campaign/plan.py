@@ -38,7 +38,10 @@ from slurm_gsp.campaign.windows import Openings, Span, at, longest, open_spans
 from slurm_gsp.core.reason import is_ours
 
 GRID_S: Final = 60
-"""Slots start on whole minutes."""
+"""Slots start on whole minutes, so that few of them start at moments of their own."""
+SHORT_S: Final = 300
+SHORT_GRID_S: Final = 5
+"""Slots shorter than SHORT_S, as in a rehearsal, start on a finer grid: a minute would double them."""
 HORIZON_S: Final = 366 * 86400
 """How far ahead a plan looks where there is no deadline."""
 
@@ -54,7 +57,8 @@ def plan(
     errors = [*_wrong_times(fleet, limits, now), *_wrong_limits(limits, realign_s), *_wrong_fleet(fleet)]
     if errors:
         return PlanError(tuple(errors))
-    begin = _up(_seconds(now))
+    grid = GRID_S if realign_s >= SHORT_S else SHORT_GRID_S
+    begin = _up(_seconds(now), grid)
     end = begin + HORIZON_S
     if limits.deadline is not None:
         end = min(end, int(limits.deadline.timestamp()))
@@ -70,7 +74,7 @@ def plan(
             candidates.append(node)
         else:
             left_out[node.name] = why
-    terms = _Terms(fleet, limits, begin, end, realign_s, Openings(spans, realign_s, GRID_S))
+    terms = _Terms(fleet, limits, begin, end, realign_s, grid, Openings(spans, realign_s, grid))
     course = _Course(terms, candidates)
     waves = course.waves()
     while course.without_canary:
@@ -185,9 +189,9 @@ def _seconds(moment: datetime) -> int:
     return math.ceil(moment.timestamp())
 
 
-def _up(moment: int) -> int:
+def _up(moment: int, grid: int) -> int:
     """The next moment at which a slot may start."""
-    return -(-moment // GRID_S) * GRID_S
+    return -(-moment // grid) * grid
 
 
 class _Room:
@@ -259,6 +263,7 @@ class _Terms:
     begin: int
     end: int
     length: int
+    grid: int
     openings: Openings
 
 
@@ -358,8 +363,11 @@ class _Course:
             rooms.append(room)
         return tuple(rooms)
 
+    def _up(self, moment: int) -> int:
+        return _up(moment, self.terms.grid)
+
     def _ready(self, node: FleetNode) -> int:
-        return self.begin if node.busy_until is None else max(self.begin, _up(_seconds(node.busy_until)))
+        return self.begin if node.busy_until is None else max(self.begin, self._up(_seconds(node.busy_until)))
 
     def _grouped(self, order: Sequence[FleetNode]) -> list[_Group]:
         groups: dict[tuple[tuple[str, ...], str | None, tuple[Span, ...], str, bool], _Group] = {}
@@ -412,7 +420,7 @@ class _Course:
             if start < self.now + self.length and self.now < stop:
                 group.stands = True
                 self.counter += 1
-                heappush(self.held, (_up(stop), group.queue[0], self.counter, group))
+                heappush(self.held, (self._up(stop), group.queue[0], self.counter, group))
                 return False
         if not group.out:
             for room in group.rooms:
@@ -472,9 +480,9 @@ class _Course:
     def _next_event(self) -> int | None:
         moments = []
         if self.running:
-            moments.append(_up(self.running[0].end))
+            moments.append(self._up(self.running[0].end))
         if self.stepped < len(self.steps):
-            moments.append(_up(self.steps[self.stepped][0]))
+            moments.append(self._up(self.steps[self.stepped][0]))
         if self.held:
             moments.append(self.held[0][0])
         if self.arrived < len(self.arrivals):
@@ -483,7 +491,7 @@ class _Course:
 
     def _after_soak(self) -> bool:
         """Move past the last slot of the wave and the soak; whether anybody is left."""
-        self.now = max(self.now, _up(self.last_end + self.limits.soak_s))
+        self.now = max(self.now, self._up(self.last_end + self.limits.soak_s))
         return None in self.started
 
     def _as_wave(self, number: int, kind: WaveKind, turns: Sequence[int]) -> Wave:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from slurm_gsp.lab import faults, golden, releases
-from slurm_gsp.lab.cluster import DEFAULT_DIR, Lab, lacks
+from slurm_gsp.lab.cluster import DEFAULT_DIR, VARIANTS, Lab, lacks
 from slurm_gsp.lab.procs import LabError
 
 _directory = click.option(
@@ -42,6 +42,13 @@ def lab() -> None:
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A line for slurm.conf; repeatable."
 )
+@click.option(
+    "--variants",
+    default="h100",
+    show_default=True,
+    callback=lambda _context, _option, value: tuple(filter(None, value.split(","))),
+    help=f"GPUs of the nodes, shared out in blocks: some of {','.join(VARIANTS)}.",
+)
 @click.option("--interval", type=click.IntRange(1), default=5, show_default=True, help="HealthCheckInterval.")
 @click.option(
     "--hooks/--no-hooks", default=True, show_default=True, help="Run the health check, prolog and epilog."
@@ -64,6 +71,9 @@ def up(directory: Path, **options: Any) -> None:
     wrong = [line for line in options["settings"] if "=" not in line]
     if wrong:
         raise click.BadParameter(f"{wrong[0]!r} is not KEY=VALUE", param_hint="--set")
+    unknown = [name for name in options["variants"] if name not in VARIANTS]
+    if unknown or not options["variants"]:
+        raise click.BadParameter(f"take some of {', '.join(VARIANTS)}", param_hint="--variants")
     started = Lab.up(directory, **options)
     nodes = len(started.nodes)
     click.echo(f"{nodes} nodes are up: n1 to n{nodes}, ports from {started.port}.")

@@ -18,19 +18,31 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from slurm_gsp.lab import driver, golden, init, procs, releases, suite
+from slurm_gsp.lab import driver, golden, init, procs, rehearsal, releases, suite
 from slurm_gsp.lab.procs import LabError, tool
 
 DEFAULT_DIR = Path("/var/tmp/slurm-gsp-lab")  # noqa: S108 - root's own folder in it, refused where it is another's
 INSTALLED_AT = suite.INSTALLED_AT
 GPUS = ("0000:06:00.0", "0000:07:00.0")
+VARIANTS: dict[str, dict[str, Any]] = {
+    "h100": {},
+    "a100": {
+        "device": "0x20b2",
+        "model": "NVIDIA A100-SXM4-80GB",
+        "chip": "ga100",
+        "image": "gsp_tu10x.bin",
+        "vbios": "92.00.45.00.03",
+    },
+    "l40s": {"device": "0x26b9", "model": "NVIDIA L40S", "chip": "ad10x", "vbios": "95.02.66.00.02"},
+}
+"""The GPUs that a node can have, by their name in Gres; each differs from the first by these values."""
 MARKER = "lab.json"
 _REPOSITORY = Path(__file__).resolve().parent.parent.parent
 _FIRST_PORT, _LAST_PORT, _BLOCK = 18000, 18999, 100
 _NEEDS = {
     "munged": "munge", "slurmctld": "slurmctld", "slurmd": "slurmd", "scontrol": "slurm-client",
     "unshare": "util-linux", "nsenter": "util-linux", "gcc": "gcc", "dpkg-deb": "dpkg", "apt-get": "apt",
-    "chroot": "coreutils", "ldconfig": "libc-bin",
+    "chroot": "coreutils", "ldconfig": "libc-bin", "gpg": "gpg", "gpg-agent": "gpg-agent",
 }  # fmt: skip
 
 
@@ -225,6 +237,7 @@ class Lab:
         self.interval: int = values["interval"]
         self.settings: list[str] = values["settings"]
         self.suite: str = values.get("suite", releases.HOST)
+        self.variants: list[str] = values.get("variants", [])
         self.lower = Path(values.get("lower", "/"))
 
     @classmethod
@@ -246,8 +259,12 @@ class Lab:
         hooks: bool = True,
         cache: Path = golden.DEFAULT_CACHE,
         suite: str = releases.HOST,
+        variants: Sequence[str] = ("h100",),
     ) -> "Lab":
-        """Start a lab and wait until its nodes have registered; a suite brings its own Slurm."""
+        """Start a lab and wait until its nodes have registered; a suite brings its own Slurm.
+
+        With several ``variants`` (keys of VARIANTS), the nodes are shared out among them in blocks.
+        """
         directory = directory.resolve()
         missing = lacks()
         if missing:
@@ -267,6 +284,7 @@ class Lab:
                 "settings": list(settings),
                 "suite": suite,
                 "lower": str(lower),
+                "variants": [variants[i * len(variants) // nodes] for i in range(nodes)],
             }
             (directory / MARKER).write_text(json.dumps(values, indent=1))
             lab = cls(directory)
@@ -278,6 +296,7 @@ class Lab:
                     "cluster/run",
                     "cluster/log",
                     "cluster/shared",
+                    "cluster/manifests",
                 ):
                     (directory / folder).mkdir(parents=True)
                 shutil.copytree(layer, directory / "golden", symlinks=True)
@@ -303,6 +322,11 @@ class Lab:
     def shared(self) -> Path:
         """A folder that the host and all nodes see at the same path."""
         return self.directory / "cluster/shared"
+
+    @property
+    def manifests(self) -> Path:
+        """What every node shows, read-only, as /etc/slurm-gsp/manifests."""
+        return self.directory / "cluster/manifests"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -381,6 +405,7 @@ class Lab:
         (self.directory / "cluster").chmod(0o755)
         (self.directory / "state").chmod(0o700)
         self._write_conf()
+        rehearsal.prepare(self.manifests, self.site, self.conf, self.by_variant())
         for name in self.node_names:
             self._start_node(name)
         if self.suite:
@@ -428,17 +453,37 @@ class Lab:
         procs.spawn(self.slurm_command(argv), record, cluster / "log/munged.out", self.environment)
         self.wait_for((cluster / "run/munge.sock").exists, 10, "munged (its log: cluster/log/munged.out)")
 
+    def by_variant(self) -> dict[str, list[str]]:
+        """The nodes of each variant that there is."""
+        found: dict[str, list[str]] = {}
+        for name in self.node_names:
+            found.setdefault(self.variant(name), []).append(name)
+        return found
+
+    @property
+    def site(self) -> Path:
+        """The admin's side of campaigns: a folder with config.toml, and the ledger later."""
+        return self.directory / "cluster/site"
+
+    def variant(self, node: str) -> str:
+        """Which GPUs a node has."""
+        return self.variants[self.node_names.index(node)] if self.variants else "h100"
+
     def _write_conf(self) -> None:
         etc = self.conf.parent
         etc.joinpath("slurm.conf").write_text(slurm_conf(self))
-        etc.joinpath("gres.conf").write_text("AutoDetect=off\nName=gpu Type=h100 File=/dev/nvidia[0-1]\n")
+        gres = [
+            f"NodeName={','.join(nodes)} Name=gpu Type={variant} File=/dev/nvidia[0-1]\n"
+            for variant, nodes in self.by_variant().items()
+        ]
+        etc.joinpath("gres.conf").write_text("AutoDetect=off\n" + "".join(gres))
         etc.joinpath("cgroup.conf").write_text(f"CgroupPlugin={self.release.cgroup_plugin}\n")
 
     def _start_node(self, name: str) -> None:
         node = Node(self, name)
         for folder in ("mnt", "lab"):
             (node.folder / folder).mkdir(parents=True, exist_ok=True)
-        node.hardware = new_hardware(name)
+        node.hardware = new_hardware(name, self.variant(name))
         cluster = self.directory / "cluster"
         binds = [
             *([str(path), str(path), "ro"] for path in self._host_folders()),
@@ -446,6 +491,7 @@ class Lab:
             *([[str(self.lower) + suite.VENV, f"{INSTALLED_AT}/.venv", "ro"]] if self._own_venv() else []),
             [str(cluster), str(cluster), "rw"],
             [str(cluster / "etc"), "/etc/slurm", "ro"],
+            [str(self.manifests), "/etc/slurm-gsp/manifests", "ro"],
         ]
         settings = init.Settings(
             name=name,
@@ -504,18 +550,21 @@ def _lower(cache: Path, name: str, *, hooks: bool) -> Path:
     return suite.ensure(cache, name)
 
 
-def new_hardware(name: str) -> driver.Hardware:
-    """Two H100 that always have the same UUIDs in a node of this name."""
+def new_hardware(name: str, variant: str = "h100") -> driver.Hardware:
+    """Two GPUs that always have the same UUIDs in a node of this name."""
     return driver.Hardware(
         gpus=tuple(
-            driver.Gpu(bus=bus, uuid=f"GPU-{uuid.uuid5(uuid.NAMESPACE_DNS, f'{name}.{bus}')}") for bus in GPUS
+            driver.Gpu(
+                bus=bus, uuid=f"GPU-{uuid.uuid5(uuid.NAMESPACE_DNS, f'{name}.{bus}')}", **VARIANTS[variant]
+            )
+            for bus in GPUS
         )
     )
 
 
 def slurm_conf(lab: Lab) -> str:
     """The cluster's configuration; a --set line replaces the line of the same key."""
-    cluster, last = lab.directory / "cluster", len(lab.node_names)
+    cluster = lab.directory / "cluster"
     values = {
         "ClusterName": "lab",
         "SlurmctldHost": f"{socket.gethostname().split('.')[0]}(127.0.0.1)",
@@ -559,12 +608,18 @@ def slurm_conf(lab: Lab) -> str:
             "Prolog": f"{INSTALLED_AT}/prolog",
             "Epilog": f"{INSTALLED_AT}/epilog",
             "PrologFlags": "Alloc",
+            "RebootProgram": f"{INSTALLED_AT}/slurm-gsp-reboot",
         }
     asked = {line.split("=", 1)[0].lower() for line in lab.settings}
     lines = [f"{key}={value}" for key, value in values.items() if key.lower() not in asked]
+    for variant, nodes in lab.by_variant().items():
+        first, last = (lab.node_names.index(name) + 1 for name in (nodes[0], nodes[-1]))
+        lines.append(
+            f"NodeName=n[{first}-{last}] NodeHostname=n[{first}-{last}] NodeAddr=127.0.0.1 "
+            f"Port=[{lab.port + 9 + first}-{lab.port + 9 + last}] CPUs=4 RealMemory=2000 "
+            f"Gres=gpu:{variant}:{len(GPUS)} State=UNKNOWN"
+        )
     lines += [
-        f"NodeName=n[1-{last}] NodeHostname=n[1-{last}] NodeAddr=127.0.0.1 "
-        f"Port=[{lab.port + 10}-{lab.port + 9 + last}] CPUs=4 RealMemory=2000 Gres=gpu:h100:2 State=UNKNOWN",
         "PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP",
         *lab.settings,
     ]

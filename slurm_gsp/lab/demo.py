@@ -1,4 +1,4 @@
-"""`slurm-gsp lab demo`: what the hooks do on a real Slurm, in under a minute.
+"""`slurm-gsp lab demo`: what the hooks do on a real Slurm, and a campaign after it, in under three minutes.
 
 Nothing is staged: the health checks and the prolog that act are those that Slurm starts. Each command that
 is shown is the one that was run (`slurm-gsp lab` by the functions behind it), so a reader can repeat it.
@@ -7,6 +7,7 @@ is shown is the one that was run (`slurm-gsp lab` by the functions behind it), s
 import re
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from ClusterShell.NodeSet import NodeSet
 from rich.console import Console
 from rich.markup import escape
 
-from slurm_gsp.lab import faults, golden
+from slurm_gsp.lab import faults, golden, packages, rehearsal
 from slurm_gsp.lab.cluster import DEFAULT_DIR, INSTALLED_AT, Lab
 from slurm_gsp.lab.procs import LabError
 
@@ -79,6 +80,7 @@ class Demo:
             f"n1 and n2 were drained by the health check, n3 by the prolog of job {number},"
             " which Slurm put back into the queue and ran on n4."
         )
+        self._campaign()
 
     def _healthy(self) -> None:
         self._screen.title("1  Four healthy nodes, each with two H100 and driver 570.172.08")
@@ -144,6 +146,38 @@ class Demo:
         for name, lines in (("n2", 2), ("n3", 2), ("n1", None)):
             said = self._inspect(name, lines)
             _promise(said.startswith(f"{name}: mismatch"), f"{name} is not a mismatch: {said}")
+
+    def _campaign(self) -> None:
+        self._screen.title("5  A campaign takes all four nodes onto one driver, 570.195.03")
+        site = str(self._lab.site / "config.toml")
+        self._screen.say(
+            "What is to run is one file, which names the one before it; the admin's side is another:"
+        )
+        self._gsp("manifest", "check", str(self._lab.manifests / f"{rehearsal.NEW}.toml"))
+        self._screen.say("Two canaries, then the rest; the slots are this short for a demo only.")
+        plan = ("plan", str(self._lab.manifests / f"{rehearsal.NEW}.toml"), "--class", "standard")
+        limits = ("--max-out", "2", "--canary", "2", "--slot", "20s", "--soak", "5s")
+        file = str(self._lab.site / f"{rehearsal.NEW}.plan.json")
+        self._gsp(*plan, *limits, "--out", file, "--config", site)
+        self._gsp("schedule", file, "--config", site)
+        with self._screen.waiting("the campaign: drain, realign, reboot, verify, give back, node by node"):
+            said = self._gsp("run", rehearsal.NEW, "--quiet", "--config", site)
+        _promise(f"campaign {rehearsal.NEW}: done" in said, f"the campaign was not done: {said}")
+        self._gsp("history", "n1", "--config", site)
+        self._slurm("sinfo", "-N", "-o", _NODES)
+        for node in self._lab.nodes:
+            _promise(node.state == "IDLE", f"{node.name} is {node.state}, not IDLE")
+            loaded = node.read("/sys/module/nvidia/version").strip()
+            _promise(loaded == packages.UPDATE, f"{node.name} runs {loaded}")
+
+    def _gsp(self, *words: str) -> str:
+        """Run a command of ours, as its user does, with the command and its answer shown."""
+        self._screen.command("slurm-gsp", *words)
+        argv = [sys.executable, "-m", "slurm_gsp.cli", *words]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        self._screen.output(done.stdout)
+        _promise(done.returncode == 0, f"slurm-gsp {words[0]} failed: {done.stderr.strip()}")
+        return done.stdout
 
     def _slurm(self, *argv: str) -> str:
         """Run a Slurm command, with the command and its answer shown."""

@@ -51,6 +51,7 @@ class Gpu:
     image: str = "gsp_ga10x.bin"
     vbios: str = "96.00.da.00.0c"
     failure: str = ""  # a key of FAILURES
+    fails_with: str = ""  # the driver version with which it does not come up
     bound_to: str = "nvidia"
     requires_open: bool = False
 
@@ -189,6 +190,15 @@ def boot(root: Path, hardware: Hardware, release: str) -> Boot:
     return result
 
 
+def load(root: Path, hardware: Hardware, release: str) -> Boot:
+    """Load the driver into a running kernel: what a boot shows of it, without the machine around it."""
+    result = Boot()
+    modules = modules_on_disk(root, release)
+    if "nvidia" in modules:
+        _load(result, root, hardware, release, modules)
+    return result
+
+
 def _pci(result: Boot, hardware: Hardware) -> None:
     for gpu in hardware.gpus:
         _device(result, gpu.bus, gpu.device, "0x030200")
@@ -266,7 +276,7 @@ def _load(result: Boot, root: Path, hardware: Hardware, release: str, modules: d
         if name != "nvidia" and module.version != kmd.version:
             result.log(f"NVRM: Version mismatch: nvidia.ko({kmd.version}) {name}.ko({module.version})", 3)
         _module(result, name, module)
-        lines.append(f"{name.replace('-', '_')} 1830912 0 - Live 0xffffffffc080c000 (OE)\n")
+        lines.append(proc_modules_line(name))
     result.files["/proc/modules"] = "".join(reversed(lines))
     parameter = gsp_parameter(root)
     result.files["/proc/driver/nvidia/version"] = (
@@ -280,6 +290,11 @@ def _load(result: Boot, root: Path, hardware: Hardware, release: str, modules: d
         _bind(result, gpu.bus, "nvidia")
         running = loaded.open(gpu, minor, result)
         result.files[f"/proc/driver/nvidia/gpus/{gpu.bus}/information"] = information(gpu, minor, running)
+
+
+def proc_modules_line(name: str) -> str:
+    """A loaded module's line in /proc/modules."""
+    return f"{name.replace('-', '_')} 1830912 0 - Live 0xffffffffc080c000 (OE)\n"
 
 
 def nvrm_banner(version: str, *, is_open: bool) -> str:
@@ -316,8 +331,8 @@ class _Loaded:
             )
             return [text], "0x22:0x56:884"
         version = self.module.version
-        if gpu.failure:
-            lines, codes = FAILURES[gpu.failure]
+        if gpu.failure or gpu.fails_with == version:
+            lines, codes = FAILURES[gpu.failure or "lost"]
             return [line.format(bus=gpu.bus, version=version, image=gpu.image) for line in lines], codes
         if not self.gsp:
             return None

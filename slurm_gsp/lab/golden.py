@@ -16,13 +16,18 @@ from pathlib import Path
 
 from slurm_gsp.lab import mounts, packages
 from slurm_gsp.lab.procs import LabError, tool
+from slurm_gsp.lab.rehearsal import NEW
+from slurm_gsp.lab.suite import INSTALLED_AT
 
 DEFAULT_CACHE = Path("/var/cache/slurm-gsp-lab")
 REPOSITORY = "/srv/gpu-packages"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ENVIRONMENT = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
 _HERE = Path(__file__).parent
-_SOURCES = ("golden.py", "packages.py", "elf.py", "nvml.c", "cuda.c", "nvidia_smi.c", "uname.c")
+_SOURCES = (
+    "golden.py", "packages.py", "elf.py", "nvml.c", "cuda.c", "nvidia_smi.c", "uname.c", "dcgmi.sh",
+    "all_reduce_perf.sh",
+)  # fmt: skip
 _INPUTS = ("var/lib/dpkg/status", "etc/ld.so.conf")  # of the system below
 
 _REBOOT = """#!/bin/sh
@@ -39,17 +44,52 @@ exec awk '{
 }' /dev/kmsg
 """
 
+_MODULES = f"""#!/bin/sh
+# A stand-in for {{0}}: the driver is the lab's, the host's kernel stays out of it.
+python={INSTALLED_AT}/.venv/bin/python3
+[ -x "$python" ] || python=/usr/bin/python3
+PYTHONPATH={INSTALLED_AT} exec "$python" -m slurm_gsp.lab.modules {{0}} "$@"
+"""
+
+_INITRAMFS = """#!/bin/sh
+# A stand-in for update-initramfs: the image holds the sums of the modules that it would take up.
+set -eu
+kernel= mode=
+while [ $# -gt 0 ]; do
+  case $1 in -k) kernel=$2; shift ;; -u | -c) mode=$1 ;; esac
+  shift
+done
+image=/boot/initrd.img-$kernel
+[ "$mode" != -u ] || [ -e "$image" ] || { echo "$image does not exist. Cannot update." >&2; exit 1; }
+echo "update-initramfs: Generating $image"
+sha256sum "/lib/modules/$kernel"/updates/dkms/*.ko >"$image"
+"""
+
+_CONFIG = f"""# A node of the lab is small, and packages are built in no time.
+[realign]
+manifest = "/etc/slurm-gsp/manifests/{NEW}.toml"
+min_free_mb = 16
+lock_wait_s = 10
+step_s = 60
+"""
+
 _FILES = {
-    "etc/apt/lab.list": f"deb [trusted=yes] file:{REPOSITORY} ./\n",
+    "etc/apt/lab.list": f"deb [signed-by=/etc/apt/lab.gpg] file:{REPOSITORY} ./\n",
     "etc/apt/apt.conf.d/99-lab": (
         'Dir::Etc::sourcelist "/etc/apt/lab.list";\nDir::Etc::sourceparts "/dev/null";\n'
         'APT::Get::List-Cleanup "false";\nAPT::Sandbox::User "root";\nAPT::Install-Recommends "false";\n'
         'Acquire::Languages "none";\nAPT::Update::Post-Invoke "";\n'
     ),
     "etc/dpkg/dpkg.cfg.d/lab": "force-unsafe-io\n",
+    "etc/slurm-gsp/config.toml": _CONFIG,
     "usr/sbin/policy-rc.d": "#!/bin/sh\nexit 101\n",
     "usr/sbin/reboot": _REBOOT,
     "usr/bin/dmesg": _DMESG,
+    "usr/sbin/modprobe": _MODULES.format("modprobe"),
+    "usr/sbin/rmmod": _MODULES.format("rmmod"),
+    "usr/sbin/update-initramfs": _INITRAMFS,
+    "usr/bin/dcgmi": (_HERE / "dcgmi.sh").read_text(),
+    "opt/nccl-tests/all_reduce_perf": (_HERE / "all_reduce_perf.sh").read_text(),
 }
 
 
@@ -130,6 +170,7 @@ def main() -> None:
     root = mounts.overlay_root(mountpoint, "1g", lower)
     mounts.system_folders(root)
     shutil.copytree(repository, root / REPOSITORY.lstrip("/"))
+    shutil.copy(repository / packages.KEYRING, root / "etc/apt/lab.gpg")
     for name, text in _FILES.items():
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)

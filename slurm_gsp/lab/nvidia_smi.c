@@ -9,6 +9,19 @@ typedef int (*handle_fn)(unsigned, void **);
 typedef int (*text_fn)(void *, char *, unsigned);
 typedef int (*version_fn)(char *, unsigned);
 
+/* All GPUs of the lab hang together by NVLink, and to one socket. */
+static void topology(unsigned count) {
+  printf("\t\033[4m"); /* the real tool underlines its header, to a pipe as well */
+  for (unsigned i = 0; i < count; i++) printf("GPU%u\t", i);
+  puts("CPU Affinity\tNUMA Affinity\tGPU NUMA ID\033[0m");
+  for (unsigned row = 0; row < count; row++) {
+    printf("GPU%u", row);
+    for (unsigned i = 0; i < count; i++) printf("\t%s", i == row ? " X " : "NV18");
+    puts("\t0-3\t0\t\tN/A");
+  }
+  puts("\nLegend:\n\n  X    = Self\n  NV#  = Connection traversing a bonded set of # NVLinks");
+}
+
 int main(int argc, char **argv) {
   void *lib = dlopen("libnvidia-ml.so.1", RTLD_NOW), *device;
   if (!lib) {
@@ -37,6 +50,10 @@ int main(int argc, char **argv) {
   if (!count) {
     puts("No devices were found");
     return 6;
+  }
+  if (argc == 3 && strcmp(argv[1], "topo") == 0 && strcmp(argv[2], "-m") == 0) {
+    topology(count);
+    return 0;
   }
   if (argc < 2 || strcmp(argv[1], "-L") != 0) printf("NVIDIA-SMI %s  Driver Version: %s\n", VERSION, text);
   for (unsigned i = 0; i < count; i++) {

@@ -179,6 +179,12 @@ static int answer(char *out, unsigned size, const char *text) {
   return (unsigned)snprintf(out, size, "%s", text) < size ? OK : 7;
 }
 
+/* 12080 is 12.8: the CUDA version that came with each of the lab's branches. */
+int nvmlSystemGetCudaDriverVersion_v2(int *version) {
+  *version = atoi(VERSION) >= 580 ? 13000 : 12080;
+  return OK;
+}
+
 int nvmlSystemGetDriverVersion(char *out, unsigned size) { return users ? answer(out, size, driver) : UNINITIALIZED; }
 int nvmlSystemGetNVMLVersion(char *out, unsigned size) {
   return answer(out, size, (atoi(VERSION) >= 580 ? "13." VERSION : "12." VERSION));
@@ -246,4 +252,29 @@ int nvmlDeviceGetCurrPcieLinkGeneration(struct gpu *gpu, unsigned *out) {
   double speed = status == OK ? atof(line) : 0;
   *out = speed >= 64 ? 6 : speed >= 32 ? 5 : speed >= 16 ? 4 : speed >= 8 ? 3 : speed >= 5 ? 2 : 1;
   return status;
+}
+
+int nvmlDeviceGetMaxPcieLinkGeneration(struct gpu *gpu, unsigned *out) {
+  (void)gpu;
+  *out = 5;
+  return OK;
+}
+
+int nvmlDeviceGetInforomImageVersion(struct gpu *gpu, char *out, unsigned size) {
+  (void)gpu;
+  return answer(out, size, "G520.0200.00.05");
+}
+
+/* Boards of this age remap rows; /run/lab-remap-pending and /run/lab-remap-failed ask for trouble. */
+int nvmlDeviceGetRetiredPagesPendingStatus(struct gpu *gpu, int *pending) {
+  (void)gpu, (void)pending;
+  return NOT_SUPPORTED;
+}
+
+int nvmlDeviceGetRemappedRows(struct gpu *gpu, unsigned *corrected, unsigned *lost, unsigned *pending, unsigned *failed) {
+  (void)gpu;
+  *corrected = *lost = 0;
+  *pending = access("/run/lab-remap-pending", F_OK) == 0;
+  *failed = access("/run/lab-remap-failed", F_OK) == 0;
+  return OK;
 }

@@ -19,27 +19,16 @@ from slurm_gsp.campaign.planfile import seal
 from slurm_gsp.campaign.state import NodeRecord, Phase, State, Status
 from slurm_gsp.campaign_cli import Outside, Site
 from slurm_gsp.config import parse_config
-from slurm_gsp.lab import packages
+from slurm_gsp.lab import packages, rehearsal
 from slurm_gsp.lab.cluster import Lab, Node
 from slurm_gsp.slurm.client import SlurmError
 
 OLD, NEW = packages.INSTALLED, packages.UPDATE
-MANIFESTS = "/etc/slurm-gsp/manifests"
-NODE_CONFIG = f"""
-[realign]
-manifest = "{MANIFESTS}/new.toml"
-min_free_mb = 16
-lock_wait_s = 5
-step_s = 60
-[health]
-log_interval_s = 1
-retry_interval_s = 2
-"""
 SITE_CONFIG = """
 [slurm]
 conf = "{conf}"
 [realign]
-manifest = "{manifests}/new.toml"
+manifest = "{manifest}"
 [campaign]
 ledger = "sqlite:///{ledger}"
 poll_s = 1
@@ -49,40 +38,6 @@ proof_s = 60
 verify_s = 60
 {campaign}
 """
-
-
-def manifest_text(name: str, version: str, previous: str) -> str:
-    """A manifest that pins one driver version for every variant that the lab knows."""
-    pins = "\n".join(
-        f'"{package}" = "{packages.deb_version(version)}"'
-        for package in packages.driver_package_names(version)
-    )
-    profiles = "".join(
-        f"""
-[profile.{variant}]
-gres = ["gpu:{variant}:2"]
-driver = "{version}"
-flavour = "open"
-gpus = 2
-fabric_manager = false
-[profile.{variant}.packages.apt]
-{pins}
-"""
-        for variant in ("h100", "a100", "l40s")
-    )
-    return f'name = "{name}"\nprevious = "{previous}"\ncreated = 2026-11-21T09:00:00Z\n{profiles}'
-
-
-def write_manifests(lab: Lab) -> None:
-    """``old`` is what is installed, ``new`` what may be."""
-    (lab.manifests / "old.toml").write_text(manifest_text("old", OLD, "none"))
-    (lab.manifests / "new.toml").write_text(manifest_text("new", NEW, "old"))
-
-
-def prepare(node: Node) -> None:
-    """Give a node the configuration of one that takes part in campaigns."""
-    node.run(["/bin/mkdir", "-p", "/etc/slurm-gsp"])
-    node.write("/etc/slurm-gsp/config.toml", NODE_CONFIG)
 
 
 def digest(lab: Lab, name: str) -> str:
@@ -103,7 +58,10 @@ def site(lab: Lab, folder: Path, campaign: str = "") -> Site:
 def site_text(lab: Lab, folder: Path, campaign: str = "") -> str:
     """The configuration of the admin's side."""
     return SITE_CONFIG.format(
-        conf=lab.conf, manifests=lab.manifests, ledger=folder / "ledger.db", campaign=campaign
+        conf=lab.conf,
+        manifest=lab.manifests / f"{rehearsal.NEW}.toml",
+        ledger=folder / "ledger.db",
+        campaign=campaign,
     )
 
 
@@ -111,7 +69,8 @@ def plan(lab: Lab, waves: Sequence[Sequence[str]], name: str = "c1", **limits: o
     """A plan whose canary begins now; the waves to come are planned close behind, and wait as they must."""
     now = datetime.now(UTC).replace(microsecond=0)
     drivers = tuple(PlannedProfile(variant, NEW, 2, OLD) for variant in ("h100", "a100", "l40s"))
-    heading = Heading(name, "new", digest(lab, "new"), "standard", 0, "old", digest(lab, "old"), drivers)
+    pin, before = rehearsal.NEW, rehearsal.OLD
+    heading = Heading(name, pin, digest(lab, pin), "standard", 0, before, digest(lab, before), drivers)
     chosen = Limits(**{"max_out_percent": None, "soak_s": 2, **limits})
     made = []
     for number, names in enumerate(waves):

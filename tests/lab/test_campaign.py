@@ -22,18 +22,16 @@ from campaigns import (
     loaded,
     phases,
     plan,
-    prepare,
     record,
     reservations,
     site,
     site_text,
     when,
-    write_manifests,
 )
 
 from slurm_gsp.campaign.planfile import dump_plan
 from slurm_gsp.campaign.state import Phase, State, Status
-from slurm_gsp.lab import packages
+from slurm_gsp.lab import packages, rehearsal
 from slurm_gsp.lab.cluster import Lab, Node
 from slurm_gsp.lab.faults import FAULTS
 
@@ -67,22 +65,16 @@ def fleet() -> Iterator[Lab]:
         interval=3,
         settings=["ResumeTimeout=25", "OverTimeLimit=UNLIMITED"],
     ) as running:
-        write_manifests(running)
-        for node in running.nodes:
-            prepare(node)
         yield running
     folder.rmdir()
 
 
 @pytest.fixture
 def lend(fleet: Lab, borrow: Borrow) -> Iterator[Callable[..., list[Node]]]:
-    """Borrow nodes of it, prepared; they are restored at the test's end, and no reservation is left."""
+    """Borrow nodes of it; they are restored at the test's end, and no reservation is left."""
 
     def take(*names: str) -> list[Node]:
-        nodes = [borrow(fleet, name) for name in names]
-        for node in nodes:
-            prepare(node)
-        return nodes
+        return [borrow(fleet, name) for name in names]
 
     yield take
     for name in re.findall(r"ReservationName=(gsp_\S+)", reservations(fleet)):
@@ -160,8 +152,8 @@ def test_twelve_nodes_of_three_variants_under_load(
     with Users(fleet) as users:
         fleet.wait_for(lambda: len(users.lines("start")) > 5, 30, "jobs to run")
         command(
-            "plan", str(fleet.manifests / "new.toml"), "--class", "standard", "--max-out", "3",
-            "--slot", "1m", "--soak", "5s", "--campaign", "c1",
+            "plan", str(fleet.manifests / f"{rehearsal.NEW}.toml"), "--class", "standard", "--max-out", "3",
+            "--slot", "30s", "--soak", "5s", "--campaign", "c1",
         )  # fmt: skip
         command("schedule", "c1.plan.json")
         assert "nothing to do" in command("schedule", "c1.plan.json")
@@ -215,7 +207,9 @@ def test_a_pin_that_fails_on_one_variant(fleet: Lab, lend: Callable[..., list[No
     assert reservations(fleet) == ""
     assert [nodes[name].boots for name in ("n2", "n6", "n10")] == [1, 1, 1]
     ledger = site(fleet, tmp_path).ledger()
-    assert [(hold.node, hold.manifest.partition("@")[0]) for hold in ledger.holds()] == [("n9", "old")]
+    assert [(hold.node, hold.manifest.partition("@")[0]) for hold in ledger.holds()] == [
+        ("n9", rehearsal.OLD)
+    ]
 
 
 def test_four_nodes_each_with_its_own_misfortune(
