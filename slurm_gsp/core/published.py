@@ -47,7 +47,8 @@ class Proof:
     """What a node found of itself after an operation (Operation.key), on the boot with this id.
 
     ``pin`` is ``<manifest>@<12 digits>``; ``codes`` are fault codes of the detector; ``job`` is the Slurm job
-    in which it was found, empty for the health check.
+    in which it was found, empty for the health check; ``before`` the driver that was loaded before
+    the operation, None from one who does not know.
     """
 
     operation: str
@@ -58,6 +59,7 @@ class Proof:
     codes: tuple[str, ...] = ()
     why: str = ""
     job: str = ""
+    before: str | None = None
 
     def published(self) -> dict[str, str]:
         """The keys and values that carry it."""
@@ -69,6 +71,7 @@ class Proof:
             "gsp_codes": ",".join(self.codes),
             "gsp_why": _plain(self.why)[:MAX_WHY],
             "gsp_job": self.job,
+            **({"gsp_before": self.before} if self.before is not None else {}),
         }
 
 
@@ -85,6 +88,7 @@ def proof_in(values: Mapping[str, str]) -> Proof | None:
             codes=tuple(filter(None, values.get("gsp_codes", "").split(","))),
             why=values.get("gsp_why", ""),
             job=values.get("gsp_job", ""),
+            before=values.get("gsp_before"),
         )
     except (KeyError, ValueError):
         return None

@@ -42,7 +42,8 @@ class Step:
 class Journal:
     """One realignment. ``operation`` is Operation.key, ``boot`` the id of the boot in which it ran.
 
-    ``proven`` is the boot in which the health check published its proof; empty: not yet.
+    ``before`` is the driver that was loaded then, empty where none was. ``proven`` is the boot in which the
+    health check published its proof; empty: not yet.
     """
 
     operation: str
@@ -52,6 +53,7 @@ class Journal:
     steps: tuple[Step, ...] = ()
     failed: str = ""
     proven: str = ""
+    before: str = ""
 
     def begin(self, number: int, name: str) -> Journal:
         """A step begins."""

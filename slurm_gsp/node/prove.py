@@ -58,7 +58,7 @@ def give_proof(  # noqa: PLR0913 - a look, and what is known of it
     journal = load_journal(places)
     if journal is None or not booted_since(journal, boot) or journal.proven == boot:
         return None
-    proof = quick_proof(journal, boot, evidence, diagnosis)
+    proof = replace(quick_proof(journal, boot, evidence, diagnosis), before=journal.before)
     first = Given(proof, SOON_S, "will look once more")
     if first.doubtful and not doubted:
         return first

@@ -9,6 +9,7 @@ from typing import Final
 
 from slurm_gsp.config import Config
 from slurm_gsp.core.operation import Operation
+from slurm_gsp.core.reading import value_of
 from slurm_gsp.hook.memory import load_ladder, save_ladder
 from slurm_gsp.node import preflight
 from slurm_gsp.node.failing import Failure, RefusedError, StepError
@@ -64,7 +65,9 @@ def dry_run(host: Host, config: Config, target: Target) -> tuple[Plan, tuple[str
 
 def realign(host: Host, config: Config, target: Target, log: Log) -> Failure | None:
     """Carry the realignment out, up to the reboot. None: the node is on its pin and waits for that."""
-    record = JournalRecord(host.state, Journal(target.operation.key, host.boot_id(), target.pinned))
+    before = (value_of(host.root.read("/sys/module/nvidia/version")) or "").strip()
+    journal = Journal(target.operation.key, host.boot_id(), target.pinned, before=before)
+    record = JournalRecord(host.state, journal)
     log.open()
     announce(log, f"{host.node}: {target.operation.key} to {target.pinned.target}, log {log.path}")
     try:
