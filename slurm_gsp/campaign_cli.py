@@ -60,7 +60,9 @@ _config = click.option(
     "config_path",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path(DEFAULT_PATH),
+    envvar="SLURM_GSP_CONFIG",
     show_default=True,
+    show_envvar=True,
     help="Configuration file; defaults apply where it is missing.",
 )
 _dry = click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")

@@ -161,7 +161,9 @@ class _Problems:
     "config_path",
     type=click.Path(path_type=Path, dir_okay=False),
     default=Path(DEFAULT_PATH),
+    envvar="SLURM_GSP_CONFIG",
     show_default=True,
+    show_envvar=True,
     help="Configuration file; defaults apply where it is missing.",
 )
 @click.pass_context

@@ -43,6 +43,9 @@ from slurm_gsp.core.reason import MAX_LENGTH, code_of, is_ours
 
 NEVER_REINSTALL: Final = frozenset({"vbios", "sb-refused", "gpu-missing", "nouveau"})
 """Fault codes that no version of the driver answers."""
+SETTLE_S: Final = 5
+"""Seconds to leave a node alone that has come back. One that is resumed, or asked to reboot again, in the very
+second of its return is taken for one that rebooted unexpectedly (22.05)."""
 _REBOOTING: Final = frozenset({"REBOOT_ISSUED", "REBOOT_REQUESTED"})
 _LOST: Final = frozenset({"NODE_FAIL", "TIMEOUT"})
 """Ends of a verification job that are an answer although it gave none."""
@@ -249,13 +252,17 @@ class Mover:
         guard = self._guard(record, seen)
         if guard:
             return Move(record, (Drain(record.node, operation.reason), *guard))
+        if self._now < record.since + timedelta(seconds=SETTLE_S):
+            return None
         proof = seen.proof
         if proof is None or proof.operation != operation.key:
             if self._now < record.since + timedelta(seconds=self._terms.proof_s):
                 return None
             minutes = self._terms.proof_s // 60
             return self._escalate(record, f"unproven: no word from it {minutes} min after its return")
-        if proof.result is not Result.PASS:
+        before = record.before if proof.before is None else proof.before or "none"
+        record = replace(record, before=before)
+        if proof.result is not Result.PASS or proof.pin != operation.target:
             return self._not_proven(record, proof)
         if self._terms.level is Level.QUICK:
             return self._give_back(record)
@@ -297,7 +304,9 @@ class Mover:
         if proof is not None and self._is_answer(proof, operation):
             if proof.boot != record.boot:
                 return self._failed(record, "it booted again while it was verified")
-            return self._give_back(record) if proof.result is Result.PASS else self._not_proven(record, proof)
+            if proof.result is not Result.PASS or proof.pin != operation.target:
+                return self._not_proven(record, proof)
+            return self._give_back(record)
         if jobs:
             told = f"verification job {jobs[-1].id} ended {jobs[-1].state.lower()}"
             if jobs[-1].state in _LOST:
@@ -318,6 +327,8 @@ class Mover:
         why = proof.why or ",".join(proof.codes) or "no cause told"
         if proof.result is Result.UNKNOWN:
             return self._escalate(record, f"unproven: {why}")
+        if proof.result is Result.PASS:
+            return self._escalate(record, f"unproven: it was verified against {proof.pin or 'no pin'}")
         if proof.result is Result.FAIL:
             return self._failed(record, f"verification failed: {why}", proof.codes)
         if operation.attempt < self._terms.attempts:

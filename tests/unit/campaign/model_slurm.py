@@ -52,6 +52,7 @@ class Node:
     due: tuple[datetime, str, Result] | None = None
     """The quick proof that its health check will publish, and when."""
     driver: str = "570.172.08"
+    before: str = ""
     verified: bool = True
     behaviour: Behaviour = field(default_factory=Behaviour)
     history: list[str] = field(default_factory=list)
@@ -220,7 +221,10 @@ class ModelSlurm:
 
     def _prove(self, node, operation, level, result, job=""):
         codes = self._doing(node).codes
-        node.proof = Proof(operation, level, result, f"boot-{node.boot}", "m@0", codes, "as told", job)
+        target = parse_operation(node.history[-1]).target
+        before = None if job else node.before
+        boot = f"boot-{node.boot}"
+        node.proof = Proof(operation, level, result, boot, target, codes, "as told", job, before)
 
     def _boot(self, node: Node) -> None:
         doing = self._doing(node)
@@ -244,6 +248,7 @@ class ModelSlurm:
         if node.reason.startswith("gsp:"):
             node.reason += " : reboot complete"
         result = doing.quick
+        node.before = node.driver
         if doing.cut_off:
             doing.cut_off -= 1
             result = Result.UNFINISHED
