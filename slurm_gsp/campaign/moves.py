@@ -44,8 +44,8 @@ from slurm_gsp.core.reason import MAX_LENGTH, code_of, is_ours
 NEVER_REINSTALL: Final = frozenset({"vbios", "sb-refused", "gpu-missing", "nouveau"})
 """Fault codes that no version of the driver answers."""
 SETTLE_S: Final = 5
-"""Seconds to leave a node alone that has come back. One that is resumed, or asked to reboot again, in the very
-second of its return is taken for one that rebooted unexpectedly (22.05)."""
+"""Seconds to leave a node alone that has come back. One that is resumed, or asked to reboot again, in the
+very second of its return is taken for one that rebooted unexpectedly (22.05)."""
 _REBOOTING: Final = frozenset({"REBOOT_ISSUED", "REBOOT_REQUESTED"})
 _LOST: Final = frozenset({"NODE_FAIL", "TIMEOUT"})
 """Ends of a verification job that are an answer although it gave none."""

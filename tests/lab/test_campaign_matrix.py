@@ -1,0 +1,53 @@
+"""A campaign on every Slurm release that the lab can start: two nodes onto the pin, one rolled back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from campaigns import NEW, OLD, Watched, loaded, phases, plan, reservations, site
+from test_matrix import release
+
+from slurm_gsp.campaign.state import Phase, State, Status
+from slurm_gsp.lab.cluster import Lab
+from slurm_gsp.lab.releases import Release
+
+pytestmark = [pytest.mark.lab, pytest.mark.matrix]
+
+__all__ = ["release"]
+
+
+@pytest.fixture(scope="module")
+def fleet(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Three nodes whose health check runs every three seconds."""
+    with Lab.up(
+        tmp_path_factory.mktemp("mf") / "l",
+        nodes=3,
+        interval=3,
+        suite=release.suite,
+        settings=["ResumeTimeout=25"],
+    ) as running:
+        yield running
+
+
+def test_a_campaign_on_this_release(fleet: Lab, tmp_path: Path) -> None:
+    nodes = {node.name: node for node in fleet.nodes}
+    nodes["n3"].hardware = nodes["n3"].hardware.with_gpu(1, fails_with=NEW)
+    reachable: list[str] = []
+
+    def users_look(state: State) -> None:
+        """What Slurm would give to a user, while a node is resumed and not verified yet."""
+        for record in state.nodes:
+            if record.phase is Phase.VERIFYING and "MAINT" not in nodes[record.node].state:
+                reachable.append(f"{record.node} {nodes[record.node].state}")
+
+    watched = Watched(fleet, site(fleet, tmp_path), plan(fleet, [["n1"], ["n2", "n3"]]), each_tick=users_look)
+    state = watched.run()
+    assert phases(state) == {"n1": "returned", "n2": "returned", "n3": "rolled-back"}, watched.told
+    assert state.status is Status.HALTED and "gpu-lost" in state.why
+    assert [loaded(node) for node in fleet.nodes] == [NEW, NEW, OLD]
+    assert {node.state for node in fleet.nodes} == {"IDLE"} and reservations(fleet) == ""
+    assert [node.boots for node in fleet.nodes] == [2, 2, 3]
+    assert {record.before for record in state.nodes} == {OLD, NEW}
+    assert reachable == []
