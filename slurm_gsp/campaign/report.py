@@ -129,7 +129,8 @@ def _waves(plan: Plan, state: State) -> Table:
 
 
 def _why(record: NodeRecord) -> str:
-    return "; ".join(filter(None, [*record.failures, record.why]))
+    """The last word on it; where there is none, what failed on the way."""
+    return record.why or "; ".join(record.failures)
 
 
 def _counted(counts: Mapping[str, int]) -> str:
