@@ -160,6 +160,7 @@ class Verify:
     nccl: tuple[str, ...] = ()
     nccl_min_gbs: float = 0.0
     publish: str = "extra"
+    publish_spread_s: int = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +185,24 @@ class Campaign:
 
 
 @dataclass(frozen=True, slots=True)
+class Redfish:
+    """Reads of firmware from BMCs. ``address`` is a template with {node}; ``overrides`` a file that wins over
+    it. ``deadline_s`` is for one BMC, ``total_s`` for all of them."""
+
+    address: str = ""
+    overrides: str = ""
+    user: str = ""
+    password_file: str = ""
+    password_env: str = ""
+    auth: str = "session"
+    ca_file: str = ""
+    verify: bool = True
+    concurrency: int = 32
+    deadline_s: float = 30.0
+    total_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The whole configuration."""
 
@@ -197,13 +216,14 @@ class Config:
     realign: Realign = field(default_factory=Realign)
     verify: Verify = field(default_factory=Verify)
     campaign: Campaign = field(default_factory=Campaign)
+    redfish: Redfish = field(default_factory=Redfish)
 
 
 def load_config(path: os.PathLike[str] | str, *, must_exist: bool = False, owner_uid: int = 0) -> Config:
     """The configuration in ``path``; all defaults if there is no such file, unless it ``must_exist``."""
     where = os.fspath(path)
     try:
-        data = _read_trusted(where, owner_uid)
+        data = read_trusted(where, owner_uid)
     except FileNotFoundError:
         if must_exist:
             raise ConfigError([f"{where}: there is no such file"]) from None
@@ -246,6 +266,7 @@ def parse_config(text: str, where: str) -> Config:
         realign=_realign(tables["realign"]),
         verify=_verify(tables["verify"]),
         campaign=_campaign(tables["campaign"]),
+        redfish=_redfish(tables["redfish"]),
     )
     for table in tables.values():
         table.refuse_the_rest()
@@ -256,7 +277,11 @@ def parse_config(text: str, where: str) -> Config:
 
 _TABLES: Final = (
     "node", "pin", "drain", "health", "prolog", "deadlines", "slurm", "realign", "verify", "campaign",
+    "redfish",
 )  # fmt: skip
+NODE: Final = "{node}"
+"""Stands for a node's name in the address of its BMC."""
+_ADDRESS: Final = r"https://(?:[A-Za-z0-9._-]|\{node\}|\[[0-9A-Fa-f:.]+\])+(?::[0-9]{1,5})?/?"
 LEVELS: Final = ("quick", "hardware", "workload")
 _NOUNS: Final = {"drain": "fault code"}
 
@@ -345,6 +370,7 @@ def _verify(table: Table) -> Verify:
         nccl=table.command("nccl"),
         nccl_min_gbs=table.number("nccl_min_gbs", default.nccl_min_gbs, 0, 100_000),
         publish=table.one_of("publish", ("extra", "comment", "off")) or default.publish,
+        publish_spread_s=table.whole("publish_spread_s", default.publish_spread_s, 0, DAY_S),
     )
 
 
@@ -370,7 +396,40 @@ def _campaign(table: Table) -> Campaign:
     )
 
 
-def _read_trusted(where: str, owner_uid: int) -> bytes:
+def _redfish(table: Table) -> Redfish:
+    default = Redfish()
+    address = bmc_address(table, "address", "https://{node}-bmc", may_be_empty=True)
+    if address and NODE not in address:
+        table.refuse("address", f'names one BMC for all nodes; put {NODE} into it: "https://{NODE}-bmc"')
+    return Redfish(
+        address=address or default.address,
+        overrides=table.path("overrides", default.overrides, may_be_empty=True),
+        user=table.text("user", r"[!-~]{0,64}", "a user's name", "reader") or default.user,
+        password_file=table.path("password_file", default.password_file, may_be_empty=True),
+        password_env=table.text(
+            "password_env", r"|[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable", "BMC_PASSWORD"
+        )
+        or default.password_env,
+        auth=table.one_of("auth", ("session", "basic")) or default.auth,
+        ca_file=table.path("ca_file", default.ca_file, may_be_empty=True),
+        verify=table.switch("verify", default.verify),
+        concurrency=table.whole("concurrency", default.concurrency, 1, 512),
+        deadline_s=table.number("deadline_s", default.deadline_s, 0, 3600, above=True),
+        total_s=table.number("total_s", default.total_s, 0, DAY_S, above=True),
+    )
+
+
+def bmc_address(table: Table, key: str, like: str, *, may_be_empty: bool = False) -> str | None:
+    """The address of a BMC, or of many with {node} in it; a password in it is refused, and not repeated."""
+    if "@" in str(table.values.get(key)):
+        table.take(key)
+        table.refuse(key, "holds a user or a password; give them as user and password_file of [redfish]")
+        return None
+    form = f"|{_ADDRESS}" if may_be_empty else _ADDRESS
+    return table.text(key, form, "an https address without a path", like)
+
+
+def read_trusted(where: str, owner_uid: int) -> bytes:
     """The bytes of a file that only its owner can change; what was checked is what is read."""
     path = Path(where).absolute()
     folder, name = str(path.parent), path.name

@@ -54,7 +54,7 @@ def check(path: Path, nodes_from: str | None) -> None:
     nodes: tuple[NodeFacts, ...] | None = None
     if nodes_from is not None:
         try:
-            nodes = parse_nodes(_nodes_text(nodes_from))
+            nodes = parse_nodes(nodes_text(nodes_from))
         except FileError as error:
             errors.append(str(error))
         except ParseError as error:
@@ -131,7 +131,8 @@ def verify_command(path: Path, allowed_signers: Path, revoked: Path | None) -> N
     click.echo(f"{path}: {told}")
 
 
-def _nodes_text(source: str) -> str:
+def nodes_text(source: str) -> str:
+    """What `scontrol show node` said, from a file or stdin; FileError where it cannot be read."""
     try:
         data = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from fnmatch import fnmatchcase
 
 from slurm_gsp.core.evidence import Pin
 from slurm_gsp.parse.gres import expand_hostlist
@@ -66,6 +67,18 @@ class Hardware:
 
 
 @dataclass(frozen=True, slots=True)
+class FirmwarePin:
+    """Firmware that a node's BMC lists: a component's id, with * and ? for parts of it, and its version."""
+
+    component: str
+    version: str
+
+    def covers(self, component: str) -> bool:
+        """Whether the component of this id is pinned by it."""
+        return fnmatchcase(component, self.component)
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """One hardware variant: its nodes and its validated tuple. ``flavour`` is "open" or "proprietary"."""
 
@@ -79,6 +92,7 @@ class Profile:
     hardware: Hardware = field(default_factory=Hardware)
     images: tuple[FileDigest, ...] = ()
     downloads: tuple[FileDigest, ...] = ()
+    bmc: tuple[FirmwarePin, ...] = ()
 
     def pin(self, source: str) -> Pin:
         """The pin as the detector compares it with a node."""

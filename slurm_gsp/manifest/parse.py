@@ -12,6 +12,7 @@ from slurm_gsp.core.version import branch, find_driver_version, parse_driver_ver
 from slurm_gsp.manifest.match import NodeFacts, assign_by, folded, has_gpus
 from slurm_gsp.manifest.model import (
     FileDigest,
+    FirmwarePin,
     Hardware,
     Manifest,
     Matcher,
@@ -37,6 +38,8 @@ _WORD: Final = r"[^\s,;&|()\[\]*]{1,64}"
 _GRES: Final = r"[A-Za-z0-9_]{1,64}(?::[A-Za-z0-9_.+-]{1,64}){0,2}"
 _HOSTLIST: Final = re.compile(r"[A-Za-z0-9._,\[\]-]+")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_COMPONENT: Final = re.compile(r"(?=[!-~]{1,128}$)[^\[\]/\"'\\%]+")
+_FIRMWARE: Final = r"(?=[!-~])[ -)+->@-~]{1,128}(?<=[!-~])"
 _MODULE: Final = r"[A-Za-z0-9._+-]+:[A-Za-z0-9._+-]+"
 _TOPOLOGY_ROW: Final = re.compile(
     r"^\s*GPU([0-9]+)\s+(?:X|NV[0-9]+|SYS|NODE|PHB|PXB|PIX|PSB)\b", re.MULTILINE
@@ -238,10 +241,13 @@ class _Draft:
         hardware = _hardware(table, gpus)
         images = _digests(table, "images", r"[A-Za-z0-9][A-Za-z0-9._+~-]*", "gsp_ga10x.bin")
         downloads = _digests(table, "downloads", r"[A-Za-z0-9][A-Za-z0-9._+~%:^-]*\.(?:deb|rpm)", "NAME.deb")
+        bmc = _bmc(table)
         table.refuse_the_rest()
         if len(self.problems) > before or driver is None or flavour is None or gpus is None:
             return None
-        return Profile(name, matcher, driver, flavour, gpus, fabric, packages, hardware, images, downloads)
+        return Profile(
+            name, matcher, driver, flavour, gpus, fabric, packages, hardware, images, downloads, bmc
+        )
 
     def _refuse_certain_overlaps(self) -> None:
         """Profiles that share nodes on any fleet: they name the same ones, or have the same matchers."""
@@ -496,6 +502,39 @@ def _choice(table: Table, key: str, choices: tuple[int, ...]) -> int | None:
         table.refuse(key, f"there is no {value}; take one of {', '.join(map(str, choices))}")
         return None
     return value
+
+
+def _bmc(table: Table) -> tuple[FirmwarePin, ...]:
+    value = table.take("bmc")
+    if value is None:
+        return ()
+    own = Table((*table.place, "bmc"), value, table.problems)
+    if value == {}:
+        told = 'pins nothing; remove it, or write "HGX_FW_BMC_0" = "24.10-1"'
+        table.problems.append((own.place, f"[{own.name}]: {told}"))
+    found = []
+    for component in own.values:
+        version = own.text(component, _FIRMWARE, "one exact version", "24.10-1")
+        if not _COMPONENT.fullmatch(component):
+            told = "is no id of the BMC's firmware inventory, nor one with * or ? in it; take it from there"
+            own.refuse(component, told)
+        elif not component.strip("*?"):
+            own.refuse(component, "is for every component; name them, with * and ? for parts of the name")
+        elif version is not None:
+            found.append(FirmwarePin(component, version))
+    _refuse_two_versions(own, found)
+    return tuple(found)
+
+
+def _refuse_two_versions(table: Table, pins: Sequence[FirmwarePin]) -> None:
+    """Refuse a component that is named with one version, and covered by a pattern with another."""
+    for pin in pins:
+        if {"*", "?"} & set(pin.component):
+            continue
+        other = next((one for one in pins if one.covers(pin.component) and one.version != pin.version), None)
+        if other is not None:
+            told = f"is {shown(pin.version)}, but {other.component} covers it with {shown(other.version)}"
+            table.refuse(pin.component, f"{told}; take one of them")
 
 
 def _digests(table: Table, key: str, form: str, like: str) -> tuple[FileDigest, ...]:

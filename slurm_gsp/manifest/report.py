@@ -62,6 +62,7 @@ def _profile_lines(profile: Profile) -> list[str]:
         fields += [(name, f"{package.name} {package.version}") for package in packages]
     fields += [("image", f"{file.sha256}  {file.name}") for file in profile.images]
     fields += [("download", f"{file.sha256}  {file.name}") for file in profile.downloads]
+    fields += [("bmc", f"{pin.component} {pin.version}") for pin in profile.bmc]
     return [f"profile {profile.name}", *(f"  {key:15}  {value}" for key, value in fields)]
 
 
@@ -85,6 +86,7 @@ def _profile_object(profile: Profile) -> dict[str, object]:
         **{key: getattr(profile.hardware, key) for key in (*_HARDWARE, "topology")},
         "images": _digests(profile.images),
         "downloads": _digests(profile.downloads),
+        "bmc": {pin.component: pin.version for pin in profile.bmc},
     }
 
 

@@ -23,6 +23,7 @@ from slurm_gsp.config import (
     Pin,
     Prolog,
     Realign,
+    Redfish,
     Slurm,
     Verify,
     load_config,
@@ -92,6 +93,18 @@ gates = [["/usr/bin/true"], ["/usr/bin/test", "-e", "/x"]]
 gate_s = 5
 poll_s = 1
 lease_s = 60
+[redfish]
+address = "https://{node}-bmc:8443"
+overrides = "/m/bmcs.toml"
+user = "reader"
+password_file = "/m/password"
+password_env = "BMC_PASSWORD"
+auth = "basic"
+ca_file = "/m/ca.pem"
+verify = false
+concurrency = 8
+deadline_s = 5
+total_s = 50.5
 """
 
 
@@ -158,6 +171,19 @@ def test_every_key_is_taken() -> None:
             poll_s=1.0,
             lease_s=60,
         ),
+        redfish=Redfish(
+            address="https://{node}-bmc:8443",
+            overrides="/m/bmcs.toml",
+            user="reader",
+            password_file="/m/password",
+            password_env="BMC_PASSWORD",
+            auth="basic",
+            ca_file="/m/ca.pem",
+            verify=False,
+            concurrency=8,
+            deadline_s=5.0,
+            total_s=50.5,
+        ),
     )
 
 
@@ -185,7 +211,7 @@ OUT = "is out of range; take"
 REFUSALS = [
     ("[helth]\n", "1: [helth]: there is no such table; did you mean \"health\"?"),
     ("[zzz]\n", "1: [zzz]: there is no such table; there are: "
-                "node, pin, drain, health, prolog, deadlines, slurm, realign, verify, campaign"),
+                "node, pin, drain, health, prolog, deadlines, slurm, realign, verify, campaign, redfish"),
     ("resume = true\n", "1: resume: stands outside the tables; put it below the [table] that it belongs to"),
     ("health = 3\n", "1: [health]: must be a table, not the number 3; write [health] on a line of its own"),
     ("[health]\nresum = true\n", '2: [health] resum: there is no such key; did you mean "resume"?'),
@@ -239,6 +265,23 @@ REFUSALS = [
     ('[slurm]\nscontrol = "scontrol"\n',
      '2: [slurm] scontrol: "scontrol" is not an absolute path; start it with /'),
     ("[slurm]\nconf = 1\n", "2: [slurm] conf: must be an absolute path in quotes, not the number 1"),
+    ('[redfish]\naddress = "http://{node}-bmc"\n',
+     '2: [redfish] address: "http://{node}-bmc" is not an https address without a path; '
+     'write it like "https://{node}-bmc"'),
+    ('[redfish]\naddress = "https://{node}-bmc/redfish"\n',
+     '2: [redfish] address: "https://{node}-bmc/redfish" is not an https address without a path; '
+     'write it like "https://{node}-bmc"'),
+    ('[redfish]\naddress = "https://root:calvin@{node}"\n',
+     "2: [redfish] address: holds a user or a password; give them as user and password_file of [redfish]"),
+    ('[redfish]\naddress = "https://bmc"\n', "2: [redfish] address: names one BMC for all nodes; put {node} "
+                                             'into it: "https://{node}-bmc"'),
+    ('[redfish]\nuser = "a b"\n', '2: [redfish] user: "a b" is not a user\'s name; write it like "reader"'),
+    ('[redfish]\npassword_env = "$X"\n', '2: [redfish] password_env: "$X" is not the name of an environment '
+                                         'variable; write it like "BMC_PASSWORD"'),
+    ('[redfish]\npassword = "x"\n', '2: [redfish] password: there is no such key; '
+                                    'did you mean "password_env"?'),
+    ("[redfish]\nconcurrency = 0\n", f"2: [redfish] concurrency: 0 {OUT} 1 to 512"),
+    ("[redfish]\ndeadline_s = 0\n", f"2: [redfish] deadline_s: 0 {OUT} a number above 0 and up to 3600"),
     ("health.jitter = 9\n", f"1: [health] jitter: 9 {OUT} a number from 0 and up to 0.5"),
     ("# x\n[ 'health' ]\n\"jitter\" = 9\n", f"3: [health] jitter: 9 {OUT} a number from 0 and up to 0.5"),
     ("[pin]\ndriver = 580.95.05\n", "2: not TOML: Expected newline or end of document after a statement "
@@ -413,6 +456,7 @@ def keys_of_schema() -> set[str]:
         "realign": Realign,
         "verify": Verify,
         "campaign": Campaign,
+        "redfish": Redfish,
     }
     names = {f"{name}.{one.name}" for name, kind in tables.items() for one in fields(kind)}
     return names | {f"drain.{code}" for code in DRAIN_DEFAULTS}

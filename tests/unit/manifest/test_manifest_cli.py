@@ -159,6 +159,7 @@ def test_what_is_shown_as_json(folder: Path) -> None:
                 },
                 "images": {},
                 "downloads": {},
+                "bmc": {},
             }
         },
     }

@@ -15,6 +15,7 @@ from slurm_gsp.core.evidence import Pin
 from slurm_gsp.manifest.match import NodeFacts
 from slurm_gsp.manifest.model import (
     FileDigest,
+    FirmwarePin,
     Hardware,
     Manifest,
     Matcher,
@@ -82,6 +83,9 @@ nvidia-fabricmanager = "570.195.03-1"
 "gsp_ga10x.bin" = "{HASH}"
 [profile.h100.downloads]
 "a_1%3a2_amd64.deb" = "{HASH}"
+[profile.h100.bmc]
+HGX_FW_BMC_0 = "HGX-22.10-1-rc80"
+"HGX_FW_GPU_SXM_*" = "96.00.89 (B)"
 """
 
 
@@ -128,6 +132,10 @@ def test_every_key_is_taken() -> None:
                 ),
                 images=(FileDigest("gsp_ga10x.bin", HASH),),
                 downloads=(FileDigest("a_1%3a2_amd64.deb", HASH),),
+                bmc=(
+                    FirmwarePin("HGX_FW_BMC_0", "HGX-22.10-1-rc80"),
+                    FirmwarePin("HGX_FW_GPU_SXM_*", "96.00.89 (B)"),
+                ),
             ),
         ),
     )
@@ -360,6 +368,24 @@ REFUSALS = [
     (one() + f'[profile.x.downloads]\n"b.run" = "{HASH}"\n',
      '[profile.x.downloads] b.run: is not the name of such a file, without its folder; '
      'write it like "NAME.deb"', 12),
+    # firmware of the BMC
+    (one(body=BODY + "bmc = 1\n"),
+     "[profile.x.bmc]: must be a table, not the number 1; write [profile.x.bmc] on a line of its own", 10),
+    (one() + "[profile.x.bmc]\n",
+     '[profile.x.bmc]: pins nothing; remove it, or write "HGX_FW_BMC_0" = "24.10-1"', 11),
+    (one() + '[profile.x.bmc]\n"GPU_*" = 24.1\n',
+     '[profile.x.bmc] GPU_*: must be a string, not the number 24.1; put it in quotes: GPU_* = "24.10-1"', 12),
+    (one() + '[profile.x.bmc]\n"GPU_*" = "24.*"\n',
+     '[profile.x.bmc] GPU_*: "24.*" is not one exact version; write it like "24.10-1"', 12),
+    (one() + '[profile.x.bmc]\nBMC_0 = "24.10 "\n',
+     '[profile.x.bmc] BMC_0: "24.10 " is not one exact version; write it like "24.10-1"', 12),
+    (one() + '[profile.x.bmc]\n"a b" = "1"\n"[ab]" = "1"\n"p%20" = "1"\n', tuple(
+        f"[profile.x.bmc] {name}: is no id of the BMC's firmware inventory, nor one with * or ? in it; "
+        "take it from there" for name in ("a b", "[ab]", "p%20")), (12, 13, 14)),
+    (one() + '[profile.x.bmc]\n"?*" = "1"\n',
+     "[profile.x.bmc] ?*: is for every component; name them, with * and ? for parts of the name", 12),
+    (one() + '[profile.x.bmc]\n"GPU_*" = "1"\nGPU_8 = "2"\nGPU_7 = "1"\n',
+     '[profile.x.bmc] GPU_8: is "2", but GPU_* covers it with "1"; take one of them', 13),
     # overlaps that need no fleet to be seen
     (one() + one(head="", matcher='nodes = "gpu[2-9]"\n').replace("profile.x", "profile.y"),
      "[profile.y] nodes: gpu2 stand in [profile.x] too; a node takes one profile only", 12),
@@ -438,7 +464,7 @@ def test_all_mistakes_are_named_at_once_in_the_order_of_the_file() -> None:
         'm.toml:17: [profile.b] partitions: "gpu" is there twice; remove one',
         'm.toml:22: [profile.b] extra: there is no such key; there are: nodes, partitions, features, gres, '
         "driver, flavour, gpus, fabric_manager, packages, vbios, inforom, cuda, nic_firmware, pcie_width, "
-        "pcie_generation, topology, images, downloads",
+        "pcie_generation, topology, images, downloads, bmc",
         "m.toml:24: [profile.b.packages.apt] nvidia-dkms-570-open: is of driver 570.195.03, "
         "the profile of 580.95.05; take one of them",
         'm.toml:24: [profile.b.packages.apt] nvidia-dkms-570-open: is open, '
