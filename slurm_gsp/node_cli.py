@@ -161,7 +161,7 @@ class _Here:
     def target(self, choice: Choice) -> Target:
         """What to realign to; Slurm is asked for this node only where no profile was named."""
         facts = None if choice.profile is not None else facts_of(self.client, self.host.node)
-        return by_hand(choice, self.config, facts)
+        return by_hand(choice, self.config, facts, owner_uid=self.host.owner_uid)
 
 
 def _here(context: click.Context) -> _Here:

@@ -179,8 +179,13 @@ def _verify(asked: Asked, config: Config, effects: Effects) -> Verified:
     evidence = collect(machine.root, machine.runner, expect)
     diagnosis = diagnose(evidence)
     boot, job = value_of(evidence.boot_id) or "", effects.environment.get("SLURM_JOB_ID", "")
-    journal = _journal(effects.state, boot, asked.operation)
     loaded = value_of(evidence.loaded)
+    last = load_journal(Places(effects.state))
+    journal = last if last is not None and booted_since(last, boot) else None
+    if why := _not_provable(asked.operation, last, boot):
+        pin = asked.pinned.target if asked.pinned is not None else ""
+        proof = Proof(asked.operation or "", asked.level, Result.UNKNOWN, boot, pin, why=why, job=job)
+        return Verified(node, proof, (), loaded)
     if journal is not None and journal.state is not State.DONE:
         return Verified(node, unfinished(journal, boot, asked.level, job), (), loaded)
     checks = Verifier(evidence, asked.pinned, machine, config.verify).checks(asked.level, diagnosis)
@@ -202,12 +207,13 @@ def _expecting(expect: Expectation, pinned: Pinned) -> Expectation:
     return replace(expect, pin=pin, expected_gpus=Known(pinned.gpus, pinned.target))
 
 
-def _journal(state: Path, boot: str, operation: str | None) -> Journal | None:
-    """The realignment whose reboot this boot is, unless another operation is to be proven."""
-    journal = load_journal(Places(state))
-    if journal is None or not booted_since(journal, boot) or operation not in {None, journal.operation}:
-        return None
-    return journal
+def _not_provable(operation: str | None, last: Journal | None, boot: str) -> str:
+    """Why this boot proves nothing of the operation that was asked for, whatever the node runs."""
+    if operation is None or last is None:
+        return ""
+    if last.operation != operation:
+        return f"the last realignment of this node is {last.operation}"
+    return "" if booted_since(last, boot) else "this node has not rebooted since"
 
 
 def _publish(verified: Verified, config: Config, effects: Effects) -> tuple[str, bool]:

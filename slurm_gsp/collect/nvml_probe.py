@@ -73,6 +73,7 @@ def _boards(pynvml: Any) -> list[dict[str, object]]:
             continue
         pci = _ask(pynvml, pynvml.nvmlDeviceGetPciInfo, handle)
         rows = _state(pynvml, pynvml.nvmlDeviceGetRemappedRows, handle)
+        mig = _ask(pynvml, pynvml.nvmlDeviceGetMigMode, handle)
         boards.append({
             "bus_id": _text(pci.busId) if pci is not None else None,
             "vbios": _ask(pynvml, pynvml.nvmlDeviceGetVbiosVersion, handle),
@@ -83,6 +84,7 @@ def _boards(pynvml: Any) -> list[dict[str, object]]:
             "retirement_pending": _state(pynvml, pynvml.nvmlDeviceGetRetiredPagesPendingStatus, handle),
             "remap_pending": rows[2] if isinstance(rows, tuple) else rows,
             "remap_failed": rows[3] if isinstance(rows, tuple) else rows,
+            "mig": mig is not None and bool(mig[0]),
         })
     return boards
 

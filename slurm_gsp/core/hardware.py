@@ -35,7 +35,10 @@ _TOLD: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """One GPU as NVML describes the board. None: it did not say; the states of memory also ``n/a``."""
+    """One GPU as NVML describes the board. None: it did not say; the states of memory also ``n/a``.
+
+    ``mig``: it is divided, into instances of which CUDA shows one to a process.
+    """
 
     bus_id: str
     vbios: str | None = None
@@ -46,6 +49,7 @@ class Board:
     retirement_pending: bool | str | None = None
     remap_pending: bool | str | None = None
     remap_failed: bool | str | None = None
+    mig: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,10 +199,10 @@ def _memory_of(board: Board) -> Check:
     wrong = [what for what, state in states.items() if state is True]
     if wrong:
         return failed(board.bus_id, ", ".join(wrong))
-    if all(state is None for state in states.values()):
-        return unknown(board.bus_id, "NVML says neither pages nor rows")
-    if all(state in {None, "n/a"} for state in states.values()):
+    if all(state == "n/a" for state in states.values()):
         return not_applicable(board.bus_id, "no such memory")
+    if all(state in {None, "n/a"} for state in states.values()):  # a GPU has pages or rows, not both
+        return unknown(board.bus_id, "NVML says neither pages nor rows")
     return passed(board.bus_id, "nothing pending")
 
 
@@ -277,19 +281,24 @@ def _images(pinned: Pinned | None, facts: Facts) -> Check:
     return passed(name, f"{len(pinned.images)} as pinned")
 
 
-def smoke_check(evidence: Evidence, pinned: Pinned | None, smoke: Reading[Smoke]) -> Check:
-    """Every GPU of the node computed, and computed right."""
+def smoke_check(
+    evidence: Evidence, pinned: Pinned | None, boards: Reading[Boards], smoke: Reading[Smoke]
+) -> Check:
+    """Every GPU of the node computed, and computed right. One that is divided cannot show it."""
     name = "smoke"
     if isinstance(smoke, Absent):
         return not_applicable(name, smoke.source)
     if not isinstance(smoke, Known):
         return unknown(name, smoke.why)
     ran = smoke.value
-    if ran.error:
-        return failed(name, ran.error)
     wrong = [f"{gpu.bus_id} {gpu.error}" for gpu in ran.gpus if gpu.error]
     if wrong:
         return failed(name, _some(wrong))
+    known = value_of(boards)
+    if divided := [board.bus_id for board in known.boards if board.mig] if known is not None else []:
+        return unknown(name, f"MIG is on, set smoke = false in [verify]: {_some(divided)}")
+    if ran.error:
+        return failed(name, ran.error)
     view = View(evidence)
     wanted = expected_gpus(view, pinned)
     if wanted is None:

@@ -17,7 +17,7 @@ from slurm_gsp.core.published import MAX_WHY, Level, Proof, Result
 from slurm_gsp.core.reading import Absent, Known, Reading, Unknown, value_of
 from slurm_gsp.core.reason import format_reason
 from slurm_gsp.core.rules import NVML_LIBRARY_NOT_FOUND
-from slurm_gsp.core.view import View, bus_ids
+from slurm_gsp.core.view import Running, View, bus_ids
 
 NOT_THIS_OPERATIONS: Final = frozenset({"gsp-off"})
 """Findings that are told and fail no proof: a parameter that the site set, which no installation of a driver
@@ -192,7 +192,12 @@ def _gpus(view: View, pinned: Pinned | None) -> Check:
             return not_applicable(name, f"{listed} listed; no number is configured")
         return unread(name, expected)
     told = f"{listed} listed, {wanted} expected"
-    return passed(name, told) if listed >= wanted else failed(name, told)
+    if listed >= wanted:
+        return passed(name, told)
+    unseen = [gpu for gpu in view.gpus if view.nvml_gpu(gpu) is None and view.running(gpu) is Running.GSP]
+    if listed + len(unseen) >= wanted:
+        return unknown(name, f"{told}; lost, or hidden from this job: {bus_ids(unseen)}")
+    return failed(name, told)
 
 
 def _one_version(view: View) -> Check:

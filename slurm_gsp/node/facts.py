@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, Final, Protocol
 
 from slurm_gsp import process
-from slurm_gsp.collect.collect import normal_bus_id
+from slurm_gsp.collect.collect import normal_bus_id, read_nics
 from slurm_gsp.collect.root import Root
 from slurm_gsp.collect.runner import Runner
 from slurm_gsp.core.evidence import Evidence, ImageFile
@@ -30,9 +30,9 @@ from slurm_gsp.parse import ParseError
 from slurm_gsp.parse.dcgm import DcgmReport, parse_dcgm
 from slurm_gsp.parse.nccl import NcclReport, parse_nccl
 from slurm_gsp.parse.topology import parse_topology
+from slurm_gsp.slurm.scontrol import Run
 
 FABRIC_MANAGER: Final = "nvidia-fabricmanager"
-INFINIBAND: Final = "/sys/class/infiniband"
 SMOKE_S: Final = 180.0
 """The smoke job on all GPUs of a node: a second or two each, several with persistence mode off."""
 DCGM_S: Final[Mapping[int, float]] = {1: 300.0, 3: 2700.0}
@@ -52,14 +52,6 @@ class DriverRunner(Runner, Protocol):
     ) -> tuple[int, str] | None:
         """Exit code and output; None when it did not come back and was left alone."""
         ...
-
-
-class Run(Protocol):
-    """How ``process.run`` is called here."""
-
-    def __call__(
-        self, argv: Sequence[str], *, deadline_s: float, env: Mapping[str, str] | None = None
-    ) -> process.Finished: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +75,7 @@ def read_facts(machine: Machine, evidence: Evidence, pinned: Pinned | None) -> F
         boards=_boards(machine),
         fabric_state=_fabric_state(machine),
         topology=_topology(machine) if has_topology else Absent("not pinned"),
-        nics=_nics(machine.root),
+        nics=read_nics(machine.root),
         images=_images(machine.root, evidence) if has_images else Absent("not pinned"),
     )
 
@@ -113,6 +105,7 @@ def _board(entry: dict[str, Any]) -> Board:
         retirement_pending=_state(entry["retirement_pending"]),
         remap_pending=_state(entry["remap_pending"]),
         remap_failed=_state(entry["remap_failed"]),
+        mig=bool(entry["mig"]),
     )
 
 
@@ -168,21 +161,6 @@ def _topology(machine: Machine) -> Reading[dict[tuple[str, str], str]]:
     except ParseError as error:
         return Unknown(source, str(error))
     return Unknown(source, _last(text) or f"exit code {rc}")
-
-
-def _nics(root: Root) -> Reading[tuple[tuple[str, str], ...]]:
-    names = root.list(INFINIBAND)
-    if isinstance(names, Absent):
-        return Known((), INFINIBAND)
-    if not isinstance(names, Known):
-        return names
-    found = []
-    for name in names.value:
-        version = root.read(f"{INFINIBAND}/{name}/fw_ver", 1 << 10)
-        if not isinstance(version, Known):
-            return Unknown(f"{INFINIBAND}/{name}/fw_ver", "cannot be read")
-        found.append((name, version.value.strip()))
-    return Known(tuple(found), INFINIBAND)
 
 
 def _images(root: Root, evidence: Evidence) -> Reading[tuple[tuple[str, str], ...]]:

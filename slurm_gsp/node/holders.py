@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
+
+from slurm_gsp.collect.bounded import LeftBehind, in_child
+from slurm_gsp.node.failing import StepError
 
 DEVICES: Final = "/dev/nvidia"
 SERVICES: Final = frozenset({
@@ -38,6 +41,17 @@ def find_holders(proc: Path = Path("/proc"), passwd: Path = Path("/etc/passwd"))
     """The processes that have a device of NVIDIA's open, ourselves left out."""
     users = _users(passwd)
     return tuple(_holder(proc, pid, users) for pid in _pids(proc) if pid != os.getpid() and _holds(proc, pid))
+
+
+def holders_in_time(proc: Path, deadline_s: float) -> tuple[Holder, ...] | None:
+    """As find_holders, in a child; None: /proc does not answer for a process that is stuck in the driver."""
+    try:
+        found = in_child(lambda: [asdict(holder) for holder in find_holders(proc)], deadline_s)
+    except LeftBehind:
+        return None
+    if not isinstance(found, list):
+        raise StepError(f"{proc} could not be read: nobody can tell who has the driver open")
+    return tuple(Holder(**entry) for entry in found)
 
 
 def of_jobs(holders: Iterable[Holder]) -> tuple[Holder, ...]:
@@ -84,13 +98,13 @@ def _holder(proc: Path, pid: int, users: dict[int, str]) -> Holder:
 
 
 def _job_of(proc: Path, pid: int) -> str | None:
-    """By its environment, its cgroup, or the slurmstepd above it."""
-    for variable in _text(proc / str(pid) / "environ").split("\0"):
-        if variable.startswith("SLURM_JOB_ID=") and variable[13:].isdecimal():
-            return variable[13:]
+    """By its cgroup, which is told of a stuck process too, its environment, or the slurmstepd above it."""
     found = _JOB_OF_CGROUP.search(_text(proc / str(pid) / "cgroup"))
     if found:
         return found[1]
+    for variable in _text(proc / str(pid) / "environ").split("\0"):
+        if variable.startswith("SLURM_JOB_ID=") and variable[13:].isdecimal():
+            return variable[13:]
     for above in ancestors(proc, pid):
         stepd = _STEPD.match(_text(proc / str(above) / "cmdline"))
         if stepd:

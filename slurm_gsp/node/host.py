@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 from slurm_gsp import process
 from slurm_gsp.collect.root import Root
@@ -16,19 +15,12 @@ from slurm_gsp.config import Config
 from slurm_gsp.hook.main import boot_id
 from slurm_gsp.hook.memory import PLACES
 from slurm_gsp.node.journal import Places
+from slurm_gsp.slurm.scontrol import Run
 
 LOGS = Path("/var/log/slurm-gsp")
 RUN = Path("/run/slurm-gsp")
 COMMAND_S = 60.0
 """For commands that only look, on a node that nobody waits for: dkms and rpm take their time."""
-
-
-class Run(Protocol):
-    """How ``process.run`` is called here."""
-
-    def __call__(
-        self, argv: Sequence[str], *, deadline_s: float, env: Mapping[str, str] | None = None
-    ) -> process.Finished: ...
 
 
 def free_mb(path: Path) -> int:
@@ -41,7 +33,10 @@ def free_mb(path: Path) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """One node: Slurm's name for it, how it is read and commands are run, and where things are kept."""
+    """One node: Slurm's name for it, how it is read and commands are run, and where things are kept.
+
+    ``proc_s``: how long /proc may take to answer; of a process that is stuck in the driver it may never.
+    """
 
     node: str
     runner: Runner
@@ -49,6 +44,7 @@ class Host:
     run: Run = process.run
     find: Callable[[str], str | None] = process.find_command
     proc: Path = Path("/proc")
+    proc_s: float = 10.0
     state: Places = field(default_factory=Places)
     logs: Path = LOGS
     folder: Path = RUN

@@ -69,7 +69,7 @@ class DiskOnly:
 def faults_on_disk(host: Host, config: Config, profile: Profile, kernel: str) -> tuple[str, ...]:
     """What the next boot, into this kernel, would trip over; () where all that can be read is as pinned."""
     root, runner = OtherKernel(host.root, kernel), DiskOnly(host, kernel)
-    evidence = collect(root, runner, expectation(config, host.node))
+    evidence = collect(root, runner, expectation(config, host.node, host.state.state))
     expected = value_of(evidence.next_kernel)
     if expected not in {None, kernel}:
         return (f"kernel {expected} boots next now, no longer {kernel}: repeat this",)
@@ -121,12 +121,14 @@ def _images(root: Root, view: View, profile: Profile) -> tuple[str, ...]:
     """By the driver's own test, for the chips that are there; and by their sums where these are pinned."""
     faults = []
     for gpu in view.gpus:
-        image = view.image(gpu, profile.driver)
-        if view.needs_gsp(gpu) is not False and image.state in _BAD:
+        image, needed = view.image(gpu, profile.driver), view.needs_gsp(gpu)
+        # where nobody can tell whether it is needed, the driver may do without
+        bad = _BAD if needed else _BAD - {ImageState.MISSING}
+        if needed is not False and image.state in bad:
             faults.append(f"GSP image {image.path or image.name} is {image.state.value}: {image.why}")
-    firmware = value_of(view.firmware(profile.driver))
-    if profile.images and firmware is not None:
-        found = digests(root, firmware.images)
+    if profile.images:
+        firmware = view.firmware(profile.driver)
+        found = digests(root, firmware.value.images) if isinstance(firmware, Known) else firmware
         if isinstance(found, Unknown):
             return (*faults, f"GSP image {found.source} could not be compared: {found.why}")
         sums = dict(value_of(found) or ())

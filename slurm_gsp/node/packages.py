@@ -25,10 +25,17 @@ _RELATIVES: Final = {
 _OS_FIELD: Final = re.compile(r"^(ID|ID_LIKE)=[\"']?([^\"'\n]*)", re.MULTILINE)
 _HEADERS: Final = ("linux-headers-", "kernel-devel", "kernel-default-devel")
 _BRANCH: Final = re.compile(r"-([3-9][0-9]{2})(?=-|$)")
+_RPM_32_BIT: Final = frozenset({"i386", "i486", "i586", "i686"})
 _GONE: Final = frozenset({"config-files", "not-installed"})
+_WHOLE: Final = frozenset({"installed", "triggers"})
 # As `rpm -V` and `dpkg -V` write it: nine flags or "missing", an attribute letter, the path.
 _DIFFERENCE: Final = re.compile(r"(missing|[.?A-Z0-9]{9,})\s+(?:([a-z])\s+)?(/.*)")
 _CONTENT: Final = frozenset("S5L")
+_NOT_CODE: Final = frozenset("cdglr")
+"""Of rpm's attributes: configuration, documentation, what no package brings, licence, readme."""
+_DOCUMENTS: Final = tuple(
+    f"/usr/share/{name}/" for name in ("bug", "doc", "help", "info", "lintian", "locale", "man")
+)
 
 
 def family_of(os_release: str) -> str | None:
@@ -77,21 +84,33 @@ def differences(packages: Sequence[Package], pinned: Sequence[PinnedPackage], fa
 def exact(
     packages: Sequence[Package], pinned: Sequence[PinnedPackage], family: str
 ) -> tuple[PinnedPackage, ...]:
-    """The pinned packages that are installed at their exact version."""
-    return tuple(pin for pin in pinned if not _difference(packages, pin, family))
+    """The pinned packages of which the exact version is installed.
+
+    Another one may be installed beside it, where the power went in the middle of an rpm transaction.
+    """
+    return tuple(
+        pin
+        for pin in pinned
+        if any(
+            one.state in _WHOLE and _plain(one.version) == _plain(pin.version)
+            for one in _of(packages, pin, family)
+        )
+    )
 
 
 def altered_files(verified: str) -> tuple[str, ...]:
     """Files that are not as their package brought them, from ``dpkg -V`` or ``rpm -V``.
 
-    Configuration files are the admin's; times, owners and modes are not what a driver breaks on.
+    Configuration files are the admin's; times, owners and modes are not what a driver breaks on. Neither is
+    documentation, and dpkg calls it missing where an image leaves it out (path-exclude).
     """
     found = (_DIFFERENCE.fullmatch(line.strip()) for line in verified.splitlines())
     return tuple(
         line[3]
         for line in found
         if line is not None
-        and line[2] not in {"c", "g"}
+        and line[2] not in _NOT_CODE
+        and not line[3].startswith(_DOCUMENTS)
         and (line[1] == "missing" or _CONTENT & set(line[1]))
     )
 
@@ -143,10 +162,12 @@ def _named(paragraph: str) -> tuple[str, str]:
 
 
 def _of(packages: Sequence[Package], pin: PinnedPackage, family: str) -> list[Package]:
-    """The entries of the database that this pin is about."""
+    """The entries of the database that this pin is about: of its architecture, or of the machine's own."""
     name, _, arch = pin.name.partition(":")
+    if family != DEBIAN:
+        return [one for one in packages if one.name == name and one.arch not in _RPM_32_BIT]
     arches = {arch} if arch else {native_arch(packages), "all"}
-    return [one for one in packages if one.name == name and (family != DEBIAN or one.arch in arches)]
+    return [one for one in packages if one.name == name and one.arch in arches]
 
 
 def _difference(packages: Sequence[Package], pin: PinnedPackage, family: str) -> str:
@@ -156,7 +177,7 @@ def _difference(packages: Sequence[Package], pin: PinnedPackage, family: str) ->
     for package in there:
         if _plain(package.version) != _plain(pin.version):
             return f"{pin.name} is {package.version}, pinned is {pin.version}"
-        if package.state not in {"installed", "triggers"}:
+        if package.state not in _WHOLE:
             return f"{pin.name} is {package.state}"
     return ""
 

@@ -58,10 +58,10 @@ class Plan:
 
 _DOES: Final[Mapping[str, str]] = {
     PREFLIGHT: "what stands against it, before anything is changed",
-    "stop-services": "stop the services that keep the driver open",
-    "holders": "name the processes that have the driver open; one that belongs to a Slurm job ends this",
-    "unload": "unload the modules; what does not go, a realignment leaves to the reboot",
     "fetch": "fetch the pinned packages and what they need, and compare their digests",
+    "holders": "name the processes that have the driver open; one that belongs to a Slurm job ends this",
+    "stop-services": "stop the services that keep the driver open",
+    "unload": "unload the modules; what does not go, a realignment leaves to the reboot",
     "purge": "finish an interrupted installation; remove driver packages that are of another driver",
     "install": "install the pinned versions anew, in one transaction and from what was fetched",
     "build": "build the modules for the kernel that boots next",
@@ -75,9 +75,10 @@ _DOES: Final[Mapping[str, str]] = {
     "look": "is the node consistent now?",
 }
 _REALIGN: Final = (
-    PREFLIGHT, "stop-services", "holders", "unload", "fetch", "purge", "install", "build", "check",
+    PREFLIGHT, "fetch", "holders", "stop-services", "unload", "purge", "install", "build", "check",
     "initramfs", "hold", PIN, REBOOT,
 )  # fmt: skip
+"""What may fail for others' sake comes before anything is stopped: a fabric manager takes jobs with it."""
 REBOOT_NUMBER: Final = len(_REALIGN)
 _RELOAD: Final = (PREFLIGHT, "stop-services", "holders", "unload", "load", "start-services", "look")
 _PYTHON: Final = frozenset({"holders", "check", "look", PIN, REBOOT})
@@ -103,7 +104,7 @@ def plan_realign(now: Situation, target: Target, config: Config, render: Render)
     scripts = {
         name: render(name, values)
         for name in _REALIGN
-        if name not in _PYTHON and (name not in idle or (name == "fetch" and now.staged))
+        if name not in _PYTHON and (name not in idle or (name == "fetch" and "install" not in idle))
     }
     operation, profile = target.operation, target.profile
     title = (
@@ -176,7 +177,7 @@ def as_text(plan: Plan, against: Sequence[str] = ()) -> str:
 
 
 def _idle(now: Situation, target: Target) -> dict[str, str]:
-    """The steps that have nothing to do, and why; staged packages are looked at again all the same."""
+    """The steps that have nothing to do, and why; what is staged is looked at again before it is used."""
     idle = {}
     if is_clean(now, target):
         idle = dict.fromkeys(

@@ -22,6 +22,8 @@ SOON_S: Final = 15.0
 """When to look again while a campaign waits."""
 LATER_S: Final = 300.0
 """When to try again what asking soon does not mend."""
+SETTLED_S: Final = 180.0
+"""After that much of a boot, what has not started is no longer on its way: a fabric manager takes a minute or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +52,19 @@ def give_proof(  # noqa: PLR0913 - a look, and what is known of it
     tell: Callable[[Mapping[str, str]], object],
     *,
     doubted: bool,
+    uptime: float,
 ) -> Given | None:
     """Tell once for each boot what it proves of the last realignment; None: nothing is due.
 
-    What is not good is told by the second look that finds it (``doubted``: there was one).
+    What is not good is told by the second look that finds it (``doubted``: there was one), and not before the boot
+    has settled (``uptime`` in seconds).
     """
     journal = load_journal(places)
     if journal is None or not booted_since(journal, boot) or journal.proven == boot:
         return None
     proof = replace(quick_proof(journal, boot, evidence, diagnosis), before=journal.before)
-    first = Given(proof, SOON_S, "will look once more")
-    if first.doubtful and not doubted:
+    first = Given(proof, SOON_S, "will look again")
+    if first.doubtful and not (doubted and uptime >= SETTLED_S):
         return first
     try:
         tell(values_of(proof, value_of(evidence.loaded)))

@@ -5,11 +5,11 @@ The health check uses this too, so only the standard library is imported here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from slurm_gsp.core.published import DRIVER_KEY, Proof, merge_published, read_published
-from slurm_gsp.slurm.client import Field, SlurmClient
+from slurm_gsp.slurm.client import Field, NodeState, SlurmClient
 
 FIELDS: Final[Mapping[str, Field]] = {"extra": "extra", "comment": "comment"}
 """Where ``publish`` in ``[verify]`` sends it; with anything else nothing is told."""
@@ -20,19 +20,28 @@ def values_of(proof: Proof, loaded: str | None) -> dict[str, str]:
     return {DRIVER_KEY: loaded or "", **proof.published()}
 
 
-def publish(client: SlurmClient, node: str, where: str, values: Mapping[str, str]) -> bool:
-    """Put these values into the node's record; False: they are there already, or are not to be told.
+def publish(  # noqa: PLR0913 - to whom, where and what
+    client: SlurmClient,
+    node: str,
+    where: str,
+    values: Mapping[str, str],
+    *,
+    gone: Collection[str] = (),
+    seen: NodeState | None = None,
+) -> bool:
+    """Put these values into the node's record, and take the keys that are ``gone`` out of it.
 
-    SlurmError where Slurm cannot be told; ValueError where the record has no room for them, or the site keeps
-    something in it that cannot be written back.
+    False: it says so already, or is not to be told. ``seen`` is the record where it was just read. SlurmError
+    where Slurm cannot be told; ValueError where the record has no room for them, or the site keeps something
+    in it that cannot be written back.
     """
     field = FIELDS.get(where)
     if field is None:
         return False
-    state = client.node(node)
+    state = seen or client.node(node)
     before = state.extra if field == "extra" else state.comment
     told = read_published(before)
-    if all(told.get(key) == value for key, value in values.items()):
+    if told.keys().isdisjoint(gone) and all(told.get(key) == value for key, value in values.items()):
         return False
-    client.annotate(node, field, merge_published(before, values))
+    client.annotate(node, field, merge_published(before, values, gone))
     return True

@@ -13,7 +13,7 @@ from slurm_gsp.core.reading import value_of
 from slurm_gsp.hook.memory import load_ladder, save_ladder
 from slurm_gsp.node import preflight
 from slurm_gsp.node.failing import Failure, RefusedError, StepError
-from slurm_gsp.node.holders import find_holders, named, of_jobs
+from slurm_gsp.node.holders import holders_in_time, named, of_jobs, of_others
 from slurm_gsp.node.host import Host
 from slurm_gsp.node.journal import Journal, load_journal, save_pin
 from slurm_gsp.node.lock import staging
@@ -33,7 +33,7 @@ from slurm_gsp.node.plan import (
 from slurm_gsp.node.power import reboot
 from slurm_gsp.node.render import Scripts
 from slurm_gsp.node.situation import Situation, read_situation
-from slurm_gsp.node.staging import check_again, finish, write_status
+from slurm_gsp.node.staging import check_again, finish, make_folder, write_status
 from slurm_gsp.node.steps import (
     JournalRecord,
     Log,
@@ -168,6 +168,7 @@ class _Actions:
         self._special: dict[str, Callable[[PlannedStep], None]] = {
             "holders": self._holders,
             "fetch": self._fetch,
+            "purge": self._purge,
             "check": self._check,
         }
 
@@ -183,12 +184,16 @@ class _Actions:
         run_script(self._host, self._log, planned.name, planned.script, self._config.realign.step_s)
 
     def _holders(self, _planned: PlannedStep) -> None:
-        holders = find_holders(self._host.proc)
-        jobs = of_jobs(holders)
-        if jobs:
+        holders = holders_in_time(self._host.proc, self._host.proc_s)
+        if holders is None:
+            self._log.write(
+                "left to the reboot, a process is stuck in the driver: nobody can tell who has it open"
+            )
+            return
+        if jobs := of_jobs(holders):
             raise StepError(f"a job has the driver open: {named(jobs)}")
-        if holders:
-            self._log.write(f"left to the reboot, the driver is open in {named(holders)}")
+        if others := of_others(holders):
+            self._log.write(f"left to the reboot, the driver is open in {named(others)}")
 
     def _fetch(self, planned: PlannedStep) -> None:
         """Again only what is missing or no longer what it was."""
@@ -197,13 +202,20 @@ class _Actions:
             return
         now, target = self._now, self._target
         with staging(self._host, self._config.realign.lock_wait_s):
-            if planned.idle and check_again(now.folder, target):
+            make_folder(self._host, now.folder)
+            if planned.idle and check_again(now.folder):
                 self._log.write(f"nothing to do: {planned.idle}")
                 return
             write_status(self._host, now.folder, strays_of(now, target))
             run_script(self._host, self._log, "fetch", planned.script, self._config.realign.step_s)
-            number = finish(now.folder, target, now.pinned, now.family)
+            number = finish(now.folder, target.profile.downloads, now.pinned, now.family)
         self._log.write(f"{number} packages in {now.folder}")
+
+    def _purge(self, planned: PlannedStep) -> None:
+        """dpkg waits for nobody, and since the preflight a timer may have started another package manager."""
+        if not planned.idle:
+            _wait_for_package_manager(self._host, self._config.realign.lock_wait_s)
+        self._script(planned)
 
     def _check(self, _planned: PlannedStep) -> None:
         faults = faults_on_disk(self._host, self._config, self._target.profile, self._now.kernel or "")

@@ -28,7 +28,7 @@ from slurm_gsp.node.host import Host, this_host
 from slurm_gsp.node.lock import BusyError, only_one
 from slurm_gsp.node.power import reboot
 from slurm_gsp.node.steps import Log
-from slurm_gsp.slurm.client import SlurmError
+from slurm_gsp.slurm.client import NodeState, SlurmError
 from slurm_gsp.slurm.on_node import ScontrolOfNode, SlurmOfNode
 from slurm_gsp.slurm.scontrol import parse_node
 
@@ -123,7 +123,7 @@ class Worker:
     def _locked(self) -> None:
         try:
             record = self._ask()
-            operation = asked_for(parse_node(record).reason) if record else None
+            operation = asked_for(parse_node(record)) if record else None
         except Exception as error:
             self._plain(f"{type(error).__name__}: {error}")
             return
@@ -189,9 +189,14 @@ def _say_all(lines: Iterable[str]) -> None:
         say(line)
 
 
-def asked_for(reason: str) -> Operation | None:
-    """The operation that a Reason asks for now; None for one that is over."""
-    return None if any(word in reason for word in OVER) else parse_operation(reason)
+def asked_for(state: NodeState) -> Operation | None:
+    """The operation that a node's Reason asks for now.
+
+    None for one that is over, and for one whose drain was lifted: 24.11 leaves it on a node in service.
+    """
+    if "DRAIN" not in state.states or any(word in state.reason for word in OVER):
+        return None
+    return parse_operation(state.reason)
 
 
 def _realign(host: Host, config: Config, operation: Operation, record: str) -> Failure | None:
@@ -200,6 +205,6 @@ def _realign(host: Host, config: Config, operation: Operation, record: str) -> F
     from slurm_gsp.node.realign import log_of, realign, reboot_realigned  # noqa: PLC0415
     from slurm_gsp.node.target import of_operation  # noqa: PLC0415
 
-    target = of_operation(operation, config, parse_nodes(record)[0])
+    target = of_operation(operation, config, parse_nodes(record)[0], owner_uid=host.owner_uid)
     log = log_of(host, operation)
     return realign(host, config, target, log) or reboot_realigned(host, config, log)

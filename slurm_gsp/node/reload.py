@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,7 @@ from slurm_gsp.core.evidence import Evidence
 from slurm_gsp.core.finding import Diagnosis, Verdict
 from slurm_gsp.core.reading import value_of
 from slurm_gsp.node.failing import Failure, RefusedError, StepError
-from slurm_gsp.node.holders import Holder, find_holders, named, of_others
+from slurm_gsp.node.holders import Holder, holders_in_time, named, of_others
 from slurm_gsp.node.host import Host
 from slurm_gsp.node.packages import family_of
 from slurm_gsp.node.plan import Plan, plan_reload
@@ -42,7 +42,7 @@ def make_plan(host: Host, config: Config) -> Plan:
 
 def in_the_way(host: Host) -> tuple[str, ...]:
     """What keeps the driver from being unloaded, services left out that are stopped first."""
-    return _told(of_others(find_holders(host.proc)))
+    return _open_in(host, of_others)
 
 
 def reload(host: Host, config: Config, plan: Plan, log: Log) -> Failure | None:
@@ -77,11 +77,15 @@ def _preflight(host: Host) -> None:
 
 def _holders(host: Host) -> None:
     """Once more, the services are stopped now."""
-    if why := _told(find_holders(host.proc)):
+    if why := _open_in(host, tuple):
         raise StepError(why[0])
 
 
-def _told(holders: Sequence[Holder]) -> tuple[str, ...]:
+def _open_in(host: Host, those: Callable[[Sequence[Holder]], Sequence[Holder]]) -> tuple[str, ...]:
+    found = holders_in_time(host.proc, host.proc_s)
+    if found is None:
+        return ("a process is stuck in the driver: nobody can tell who has it open",)
+    holders = those(found)
     return (f"the driver is open in {named(holders)}: end it first",) if holders else ()
 
 
@@ -100,7 +104,7 @@ def _put_back(host: Host, config: Config, plan: Plan, log: Log) -> None:
 
 
 def _look(host: Host, config: Config) -> Evidence:
-    return collect(host.root, host.runner, expectation(config, host.node))
+    return collect(host.root, host.runner, expectation(config, host.node, host.state.state))
 
 
 def _consistent(host: Host, config: Config, log: Log) -> None:

@@ -15,6 +15,7 @@ from typing import Final
 import jinja2
 
 from slurm_gsp.node.failing import StepError
+from slurm_gsp.node.trusted import why_untrusted
 
 OURS: Final = Path(__file__).with_name("templates")
 COMMON: Final = "common"
@@ -65,15 +66,9 @@ class Scripts:
 
     def _check(self, path: Path) -> None:
         """Root runs it: nobody else may be able to write it, or to put another in its place."""
-        for place in (path, path.parent, self._overrides):
-            try:
-                status = place.stat()
-            except OSError as error:
-                raise StepError(f"template {place}: cannot be read: {error.strerror}") from error
-            if status.st_uid != self._owner_uid or status.st_mode & 0o022:
-                raise StepError(
-                    f"template {place}: others than root can write it; chown root: and chmod go-w {place}"
-                )
+        for place in (path, path.parent):
+            if why := why_untrusted(place, self._owner_uid):
+                raise StepError(f"template {why}")
 
 
 def _quoted(value: object) -> str:

@@ -76,7 +76,9 @@ def read_situation(host: Host, config: Config, target: Target) -> Situation:
     release = next(filter(None, texts), "")
     family = pkg.family_of(release) or ""
     pretty = _PRETTY.search(release)
-    evidence = collect(host.root, WithoutDriver(host.runner), expectation(config, host.node))
+    evidence = collect(
+        host.root, WithoutDriver(host.runner), expectation(config, host.node, host.state.state)
+    )
     kernel = value_of(evidence.next_kernel) or value_of(evidence.kernel)
     pinned = pkg.wanted(target.profile, family) if family else ()
     folder = staging_folder(config, target)
@@ -90,7 +92,7 @@ def read_situation(host: Host, config: Config, target: Target) -> Situation:
         headers=kernel is not None and host.root.exists(f"/lib/modules/{kernel}/build"),
         altered=_altered(host, config, evidence, family, pinned),
         unsigned=why_unsigned(host) if pkg.uses_dkms(pinned) else "",
-        staged=is_staged(folder, target, pinned),
+        staged=is_staged(folder, pinned),
         folder=folder,
         free_mb=tuple((str(path), host.free_mb(path)) for path in (Path("/"), folder)),
         pinned=pinned,

@@ -127,7 +127,10 @@ class Log:
             return 0
 
     def complaint(self, since: int) -> str:
-        """The first line after that many bytes that calls itself an error; else the last one."""
+        """The first line after that many bytes that calls itself an error, else the last one.
+
+        With what follows a colon at its end.
+        """
         try:
             with self.path.open("rb") as file:
                 file.seek(max(since, self.size() - _TAIL))
@@ -135,7 +138,11 @@ class Log:
         except OSError:
             return ""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return next(filter(_ERROR.match, lines), lines[-1] if lines else "")
+        first = next((number for number, line in enumerate(lines) if _ERROR.match(line)), len(lines) - 1)
+        said = lines[first:]
+        # rpm: "error: Failed dependencies:"; dnf: "Error:", "Problem: conflicting requests"
+        told = 1 if not said or not said[0].endswith(":") else 3 if said[0] == "Error:" else 2
+        return " ".join(said[:told])
 
 
 def run_script(host: Host, log: Log, name: str, script: str, deadline_s: float) -> None:

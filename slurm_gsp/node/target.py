@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from slurm_gsp.manifest.parse import ManifestError
 from slurm_gsp.manifest.sign import FileError, SignatureError
 from slurm_gsp.node.failing import RefusedError
 from slurm_gsp.node.pinned import pinned_of
+from slurm_gsp.node.trusted import why_untrusted
 
 BY_HAND: Final = "by-hand"
 """In the place of a campaign's name."""
@@ -38,11 +38,6 @@ class Target:
         """The pin that it leaves."""
         return pinned_of(self.manifest, self.digest, self.profile)
 
-    @property
-    def folder_name(self) -> str:
-        """Of the folder that its packages are staged in."""
-        return self.digest[:DIGEST_LENGTH]
-
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -53,15 +48,16 @@ class Choice:
     profile: str | None = None
 
 
-def of_operation(operation: Operation, config: Config, node: NodeFacts) -> Target:
+def of_operation(operation: Operation, config: Config, node: NodeFacts, *, owner_uid: int = 0) -> Target:
     """The target of a campaign's operation; RefusedError where it is not what the campaign planned."""
     configured = Path(config.realign.manifest)
     if not operation.manifest:  # somebody asked by hand, with a Reason
-        return _target(operation, configured, config, node, None)
+        back = operation.kind is Kind.ROLLBACK
+        return _target(operation, _chosen(configured, config, owner_uid, back=back), node)
     if not _NAME.fullmatch(operation.manifest):
         raise RefusedError([f"{operation.manifest!r} is no name of a manifest"])
     path = configured.with_name(f"{operation.manifest}.toml")
-    target = _target(operation, path, config, node, None, previous=False)
+    target = _target(operation, _chosen(path, config, owner_uid, back=False), node)
     if not target.digest.startswith(operation.digest):
         told = f"digest {target.digest[:DIGEST_LENGTH]}, planned {operation.digest}: {path}"
         raise RefusedError([f"manifest {operation.manifest} is another text than the campaign's: {told}"])
@@ -70,32 +66,32 @@ def of_operation(operation: Operation, config: Config, node: NodeFacts) -> Targe
     return target
 
 
-def by_hand(choice: Choice, config: Config, node: NodeFacts | None) -> Target:
+def by_hand(choice: Choice, config: Config, node: NodeFacts | None, *, owner_uid: int = 0) -> Target:
     """The target that somebody named; ``node`` None: the profile was named too."""
-    operation = Operation(choice.kind, BY_HAND)
-    return _target(operation, choice.manifest, config, node, choice.profile)
+    chosen = _chosen(choice.manifest, config, owner_uid, back=choice.kind is Kind.ROLLBACK)
+    return _target(Operation(choice.kind, BY_HAND), chosen, node, choice.profile)
 
 
-def _target(  # noqa: PLR0913 - what a target is made of
-    operation: Operation,
-    path: Path,
-    config: Config,
-    node: NodeFacts | None,
-    profile: str | None,
-    *,
-    previous: bool | None = None,
+def _target(
+    operation: Operation, chosen: tuple[Manifest, Source], node: NodeFacts | None, profile: str | None = None
 ) -> Target:
-    loaded = _load(path, config)
-    back = operation.kind is Kind.ROLLBACK if previous is None else previous
-    manifest, source = _the_one_before(loaded) if back else (loaded.manifest, loaded.source)
+    manifest, source = chosen
     return Target(operation, manifest.name, source.digest, _profile(manifest, node, profile))
+
+
+def _chosen(path: Path, config: Config, owner_uid: int, *, back: bool) -> tuple[Manifest, Source]:
+    """The manifest to realign to, this one or the one before it, if root may obey it."""
+    loaded = _load(path, config)
+    manifest, source = _the_one_before(loaded) if back else (loaded.manifest, loaded.source)
+    # without signatures, who can change the file decides what root installs
+    if not config.realign.allowed_signers and (why := why_untrusted(source.path, owner_uid)):
+        raise RefusedError([why])
+    return manifest, source
 
 
 def _load(path: Path, config: Config) -> Loaded:
     signers, revoked = config.realign.allowed_signers, config.realign.revoked
     try:
-        if not signers:
-            _check_unwritable(path)
         return load(
             path,
             Path(signers) if signers else None,
@@ -105,16 +101,6 @@ def _load(path: Path, config: Config) -> Loaded:
         raise RefusedError(error.errors) from error
     except (FileError, SignatureError) as error:
         raise RefusedError([str(error)]) from error
-
-
-def _check_unwritable(path: Path) -> None:
-    """Without signatures, who can write the file decides what root installs."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return  # load says it better
-    if mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise RefusedError([f"{path}: others than its owner can write it; chmod go-w {path}"])
 
 
 def _the_one_before(loaded: Loaded) -> tuple[Manifest, Source]:

@@ -59,7 +59,7 @@ class Verifier:
         return (
             *hardware_checks(self._evidence, self._pinned, facts, smoke),
             dcgm,
-            smoke_check(self._evidence, self._pinned, smoke),
+            smoke_check(self._evidence, self._pinned, facts.boards, smoke),
         )
 
     def _workload(self, *, may_start: bool) -> tuple[Check, ...]:

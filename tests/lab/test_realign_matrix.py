@@ -63,3 +63,15 @@ def test_a_reason_that_was_left_behind_asks_for_nothing(realm: Lab, ready: Calla
     realm.slurm(["scontrol", "reboot", "n1"])
     realm.wait_for(lambda: node.boots > boots and node.state == "IDLE", 90, "n1 back in service")
     assert realigned.log(node) == written
+
+
+def test_a_request_that_was_taken_back_asks_for_nothing(realm: Lab, ready: Callable[..., Node]) -> None:
+    """24.11 keeps the Reason of a drain that was lifted, too."""
+    node = ready(drained=False)
+    realigned.drain(node, realigned.operation(realm, "r2").reason)
+    realm.slurm(["scontrol", "update", "nodename=n1", "state=resume"])
+    realm.wait_for(lambda: node.state == "IDLE", 60, "n1 back in service")
+    boots = node.boots
+    realm.slurm(["scontrol", "reboot", "n1"])
+    realm.wait_for(lambda: node.boots > boots and node.state == "IDLE", 90, "n1 back in service")
+    assert not node.exists(realigned.LOGS)

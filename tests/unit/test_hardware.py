@@ -129,6 +129,7 @@ def test_nothing_that_is_pinned_and_cannot_be_read_passes():
         ("memory", {"boards": boards(remap_failed=True, remap_pending=True)}, failed("memory", f"{FIRST} row remapping failed, row remapping pending")),
         ("memory", {"boards": boards(remap_pending="n/a", remap_failed="n/a", retirement_pending=True)}, failed("memory", f"{FIRST} page retirement pending")),
         ("memory", {"boards": boards(remap_pending=None, remap_failed=None, retirement_pending=None)}, unknown("memory", f"{FIRST} NVML says neither pages nor rows")),
+        ("memory", {"boards": boards(remap_pending=None, remap_failed=None)}, unknown("memory", f"{FIRST} NVML says neither pages nor rows")),
         ("memory", {"boards": Known(Boards("12.8", (board(FIRST, remap_pending="n/a", remap_failed="n/a"),)), "NVML")}, not_applicable("memory", "no such memory")),
         ("memory", {"boards": Known(Boards("12.8", ()), "NVML")}, unknown("memory", "NVML lists no GPU")),
         ("vbios", {"boards": boards(vbios="96.00.AF.00.02")}, failed("vbios", f"{FIRST} 96.00.AF.00.02 for 96.00.AF.00.01")),
@@ -176,6 +177,7 @@ def test_without_a_pin_nvswitches_ask_for_a_fabric_manager(switches, asked):
 
 
 UNREAD = Unknown("smoke", "not started")
+MIG = f"MIG is on, set smoke = false in [verify]: {FIRST}"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,20 @@ def run_of(*gpus, **change):
     ],
 )
 def test_the_smoke_job(smoke, pinned, expected):
-    assert smoke_check(EVIDENCE, pinned, smoke) == expected
+    assert smoke_check(EVIDENCE, pinned, boards(), smoke) == expected
+
+
+@pytest.mark.parametrize(
+    ("smoke", "expected"),
+    [
+        (run_of(SMOKE.value.gpus[0], given=N), unknown("smoke", MIG)),  # CUDA shows one instance
+        (run_of(error="cuInit: 100 CUDA_ERROR_NO_DEVICE"), unknown("smoke", MIG)),  # nobody made one yet
+        (smoked(error="1 of 1048576 elements are wrong"), failed("smoke", f"{FIRST} 1 of 1048576 elements are wrong")),
+        (Absent("smoke = false"), not_applicable("smoke", "smoke = false")),
+    ],
+)  # fmt: skip
+def test_the_smoke_job_on_divided_gpus(smoke, expected):
+    assert smoke_check(EVIDENCE, PINNED, boards(mig=True), smoke) == expected
 
 
 def report(name):

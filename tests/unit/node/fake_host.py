@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +18,7 @@ from slurm_gsp.core.operation import Kind, Operation
 from slurm_gsp.manifest.model import FileDigest, Manifest, Matcher, Packages, PinnedPackage, Profile
 from slurm_gsp.node.host import Host
 from slurm_gsp.node.journal import Places
+from slurm_gsp.node.staging import staging_folder
 from slurm_gsp.node.target import Target
 from slurm_gsp.process import Finished
 
@@ -150,6 +153,17 @@ def make_host(folder: Path, case: str = UBUNTU, **changes: object) -> Host:
     return replace(made, **changes)
 
 
+@contextmanager
+def stuck(path: Path) -> Iterator[None]:
+    """A file of /proc that does not answer, until the end."""
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    try:
+        yield
+    finally:
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))  # who waits for it goes on
+
+
 def make_config(folder: Path, **changes: object) -> Config:
     realign = Realign(
         manifest=str(folder / "manifests/2026-11.toml"),
@@ -165,7 +179,7 @@ def fetches(config: Config, of: Target) -> Callable[[str], int]:
     """What the fetch script leaves behind."""
 
     def fetch(_script: str) -> int:
-        folder = Path(config.realign.downloads) / of.folder_name
+        folder = staging_folder(config, of)
         for pin in of.profile.packages.apt:
             (folder / f"{pin.name}_{pin.version}_amd64.deb").write_text(pin.name)
         return 0

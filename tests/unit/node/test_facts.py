@@ -39,7 +39,9 @@ PINNED = Pinned("m", "0" * 12, "p", V, "open", 1, True, topology="x", images=(("
 BOARD = {
     "bus_id": "00000000:06:00.0", "vbios": "96.00.DA.00.0C", "inforom": "G520", "width": 16, "generation": 5,
     "generation_max": 5, "retirement_pending": "n/a", "remap_pending": 1, "remap_failed": 0,
+    "mig": False,
 }  # fmt: skip
+MADE = Board("0000:06:00.0", "96.00.DA.00.0C", "G520", 16, 5, 5, "n/a", True, False)
 ANSWER = {"init": 0, "cuda": 12080, "boards": [BOARD]}
 COMPUTED = {"bus_id": "0000:06:00.0", "name": "H100", "error": "", "width": "16", "speed": "32.0 GT/s PCIe"}
 
@@ -100,7 +102,7 @@ def facts(tmp_path, pinned=None, evidence=EVIDENCE, **change):
 def test_all_facts_of_a_node_without_a_pin(tmp_path):
     assert facts(tmp_path) == Facts(
         boards=Known(
-            Boards("12.8", (Board("0000:06:00.0", "96.00.DA.00.0C", "G520", 16, 5, 5, "n/a", True, False),)),
+            Boards("12.8", (MADE,)),
             "NVML",
         ),
         fabric_state=Known("active", "systemctl show nvidia-fabricmanager"),
@@ -119,6 +121,10 @@ def test_all_facts_of_a_node_without_a_pin(tmp_path):
             Unknown("NVML", "nvmlInit ended with timeout"),
         ),
         (Output(("boards",), -6, '{"init": "crash"}', ""), Unknown("NVML", "nvmlInit ended with crash")),
+        (
+            said("boards", {**ANSWER, "boards": [{**BOARD, "mig": True}]}),
+            Known(Boards("12.8", (replace(MADE, mig=True),)), "NVML"),
+        ),
         (said("boards", {"init": 18}), Unknown("NVML", "nvmlInit ended with 18")),
         (said("boards", {"init": 0}), Unknown("NVML", "the answer was cut short")),
         (Output(("boards",), 0, "[]", ""), Unknown("NVML", "the answer was cut short")),

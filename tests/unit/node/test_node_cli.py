@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from fake_host import NEWER, fetches, make_config, make_host, profile, target, write_manifest
+from fake_host import NEWER, fetches, make_config, make_host, profile, stuck, target, write_manifest
 
 from slurm_gsp.cli import main
 from slurm_gsp.config import ConfigError
@@ -162,7 +162,7 @@ def test_staging(run, host, tmp_path):
     again = run("stage", tmp_path / "manifests/2026-11.toml", "--profile", "h100")
     assert "nothing to do: everything is in" in again.stdout
     host.run.answers["preflight"] = 100
-    for marker in tmp_path.glob("downloads/*/*.json"):
+    for marker in tmp_path.glob("downloads/*/*/*.json"):
         marker.unlink()
     done = run("stage")
     assert (done.exit_code, "step=1 preflight: it said nothing" in done.stderr) == (1, True)
@@ -201,6 +201,14 @@ def test_a_holder_is_named_before_anything_is_stopped(run, host):
     assert "the driver is open in python3 (pid 77, uid -1): end it first" in done.stderr
     dry = run("reload", "--dry-run")
     assert (dry.exit_code, "would be refused now: the driver is open in" in dry.stdout) == (1, True)
+
+
+def test_a_process_that_is_stuck_in_the_driver(run, host):
+    holds(host, "python3")
+    with stuck(host.proc / "77/environ"):
+        done = run("reload", host=replace(host, proc_s=0.1))
+    assert (done.exit_code, host.run.steps) == (1, [])
+    assert "a process is stuck in the driver: nobody can tell who has it open" in done.stderr
 
 
 def test_a_service_that_does_not_let_go(run, host):

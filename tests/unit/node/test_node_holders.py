@@ -5,8 +5,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from fake_host import stuck
 
-from slurm_gsp.node.holders import Holder, ancestors, find_holders, named, of_jobs, of_others
+from slurm_gsp.node.failing import StepError
+from slurm_gsp.node.holders import Holder, ancestors, find_holders, holders_in_time, named, of_jobs, of_others
 
 
 def process(proc: Path, pid: int, name: str, parent: int = 1, uid: int = 0, **files: str) -> Path:
@@ -82,6 +84,21 @@ def test_services_that_are_stopped_first_are_no_others(proc: Path) -> None:
 def test_a_process_that_ends_meanwhile_is_none(proc: Path) -> None:
     (proc / "40").mkdir()
     assert find(proc) == ()
+
+
+def test_a_process_that_is_stuck_in_the_driver_stops_nobody(proc: Path) -> None:
+    folder = process(proc, 20, "train", environ="SLURM_JOB_ID=7\0")
+    opens(folder, "/dev/nvidia0")
+    assert holders_in_time(proc, 10) == (Holder(20, "train", "root", "7"),)
+    with stuck(folder / "environ"):
+        assert holders_in_time(proc, 0.1) is None
+        (folder / "cgroup").write_text("0::/system.slice/slurmstepd.scope/job_8/step_0\n")
+        assert holders_in_time(proc, 10) == (Holder(20, "train", "root", "8"),)
+
+
+def test_a_proc_that_cannot_be_read_tells_nobody_that_it_is_free(tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="nobody can tell who has the driver open"):
+        holders_in_time(tmp_path / "nowhere", 10)
 
 
 def test_a_real_process(tmp_path: Path) -> None:

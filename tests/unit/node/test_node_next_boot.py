@@ -109,6 +109,26 @@ def test_an_image_that_may_not_be_readable_is_no_fault(host, tmp_path):
     assert "could not be compared" in faults(host, tmp_path, pinned)[0]
 
 
+def test_an_image_that_nobody_knows_to_be_needed_may_be_missing(tmp_path):
+    """Before 555, proprietary modules run most GeForce boards without GSP firmware."""
+    host = make_host(tmp_path, "geforce-535-proprietary-without-images")
+    of = profile(driver="535.261.03", flavour="proprietary")
+    assert faults(host, tmp_path, of, "6.8.0-64-generic") == ()
+    damaged = tmp_path / "root/lib/firmware/nvidia/535.261.03/gsp_ga10x.bin"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("no image")
+    assert "gsp_ga10x.bin is damaged" in faults(host, tmp_path, of, "6.8.0-64-generic")[0]
+
+
+def test_images_that_cannot_be_looked_for_are_not_as_pinned(host, tmp_path):
+    path = tmp_path / "root/sys/module/firmware_class/parameters/path"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"/{'x' * 256}\n")
+    assert faults(host, tmp_path) == ()
+    (fault,) = faults(host, tmp_path, replace(ROCKYS, images=digests({"gsp_ga10x.bin": "0" * 64})))
+    assert fault.startswith("GSP image /xxx") and "could not be compared: file name too long" in fault
+
+
 def test_the_sum_of_an_image(host, tmp_path):
     path = in_root(tmp_path, f"usr/lib/firmware/nvidia/{OLD}/gsp_ga10x.bin*")
     path.unlink()

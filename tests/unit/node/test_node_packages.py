@@ -101,8 +101,15 @@ def test_rpm_names_and_epochs():
     assert pkg.differences(have, pins("libnvidia-ml", version="3:580.95.05-1.el9"), RHEL) == ()
     assert pkg.differences(have, pins("nvidia-compute-G06", version="580.95.05-1"), SUSE) == ()
     assert pkg.differences(have, pins("libnvidia-ml", version="580.95.05-1.el9"), RHEL) != ()
+    foreign = parse_rpm("libnvidia-ml 3:580.95.05-1.el9 x86_64\nlibnvidia-ml 3:570.195.03-1.el9 i686\n")
+    assert pkg.differences(foreign, pins("libnvidia-ml", version="3:580.95.05-1.el9"), RHEL) == ()
+    stray = pkg.strays(foreign, pins("libnvidia-ml", version="3:580.95.05-1.el9"), profile(), RHEL)
+    assert [pkg.full_name(one, RHEL, "") for one in stray] == ["libnvidia-ml-570.195.03-1.el9.i686"]
     twice = parse_rpm("libnvidia-ml 3:580.95.05-1.el9 x86_64\nlibnvidia-ml 3:570.195.03-1.el9 x86_64\n")
     assert pkg.differences(twice, pins("libnvidia-ml", version="3:580.95.05-1.el9"), RHEL) != ()
+    # after an interrupted transaction: what is there twice has to be fetched by dnf's reinstall
+    assert pkg.exact(twice, pins("libnvidia-ml", version="3:580.95.05-1.el9"), RHEL) != ()
+    assert pkg.exact(twice, pins("libnvidia-ml", version="3:580.65.06-1.el9"), RHEL) == ()
 
 
 @pytest.mark.parametrize(
@@ -118,6 +125,9 @@ def test_rpm_names_and_epochs():
         (".......T.    /usr/lib64/libcuda.so.1", None),
         (".M...UG..    /usr/lib64/libcuda.so.1", None),
         ("S.5....T.  g /var/lib/x", None),
+        ("missing   d /usr/share/doc/nvidia-driver-cuda/README.txt", None),
+        ("missing     /usr/share/doc/nvidia-utils-580", None),
+        ("missing     /usr/share/man/man1/nvidia-smi.1.gz", None),
         ("Unsatisfied dependencies for x:", None),
         ("", None),
     ],

@@ -7,14 +7,16 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from fake_host import APT, NEWER, ROCKY, SLES, UBUNTU, make_config, make_host, pins, profile, target
 
+from slurm_gsp.config import Config
 from slurm_gsp.core.reading import Known
-from slurm_gsp.manifest.model import Packages
+from slurm_gsp.manifest.model import Packages, PinnedPackage
 from slurm_gsp.node.plan import (
     as_text,
     is_clean,
@@ -25,6 +27,7 @@ from slurm_gsp.node.plan import (
 )
 from slurm_gsp.node.render import Scripts
 from slurm_gsp.node.situation import read_situation
+from slurm_gsp.node.staging import staging_folder
 from slurm_gsp.parse.packages import Package
 
 GOLDEN = Path(__file__).parents[2] / "fixtures/realign"
@@ -67,7 +70,7 @@ def situation(tmp_path, case, of):
     now = read_situation(host, config, of)
     packages = Known((*now.packages, STRAYS[case]), "test")
     evidence = replace(now.evidence, packages=packages)
-    return replace(now, evidence=evidence, folder=Path("/var/cache/slurm-gsp") / of.folder_name), config
+    return replace(now, evidence=evidence, folder=staging_folder(Config(), of)), config
 
 
 def golden(name: str, text: str) -> None:
@@ -196,6 +199,68 @@ def test_what_cannot_be_unloaded(tmp_path, required, code, rmmod):
     assert ended == code
     assert "nvidia_uvm could not be unloaded" in said
     assert "nvidia is unloaded" not in said
+
+
+SHOW = f"""\
+#!{sys.executable}
+import sys
+format = next((word for word in sys.argv if "{{" in word), "").replace(chr(92) + "n", chr(10))
+for entry in ENTRIES:
+    shown = format
+    for key, value in entry.items():
+        shown = shown.replace(key, value)
+    sys.stdout.write(shown)
+"""
+"""dpkg-query and rpm, showing these entries in the format that they are given."""
+
+
+def install(tmp_path, family, database, pins):
+    """Run the script with stand-ins for the package manager."""
+    show = SHOW.replace("ENTRIES", repr(database))
+    tools = {"dpkg-query": show, "rpm": show, "dpkg": "#!/bin/sh\necho amd64\n"}
+    for name, text in {**tools, "apt-get": "#!/bin/sh\n", "apt-mark": "#!/bin/sh\n"}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    empty = dict.fromkeys(("names", "bare_names", "files", "streams"), ())
+    values = {**empty, "pinned": pins, "folder": tmp_path, "lock_wait_s": 1}
+    script = Scripts(family, NOWHERE).render("install", values)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["/bin/sh", "-euc", script], capture_output=True, text=True, check=False, env={"PATH": path}
+    )
+    return done.returncode, done.stderr
+
+
+def deb(arch, version="580-1", state="installed"):
+    return {"${Architecture}": arch, "${db:Status-Status}": state, "${Version}": version}
+
+
+def rpm(arch, version="580"):
+    return {"%{EPOCHNUM}": "3", "%{VERSION}": version, "%{RELEASE}": "1", "%{ARCH}": arch}
+
+
+@pytest.mark.parametrize(
+    ("family", "pin", "database", "told"),
+    [
+        ("debian", ("a", "580-1"), [deb("amd64")], ""),
+        ("debian", ("a", "580-1"), [deb("all")], ""),
+        ("debian", ("a", "580-1"), [deb("amd64"), deb("i386")], ""),
+        ("debian", ("a", "580-1"), [deb("amd64"), deb("i386", "570-1", "config-files")], ""),
+        ("debian", ("a:i386", "570-1"), [deb("i386", "570-1")], ""),
+        ("debian", ("a", "580-1"), [deb("amd64", "570-1"), deb("i386")], 'a is "installed 570-1", pinned'),
+        ("debian", ("a", "580-1"), [deb("amd64", state="half-configured")], 'a is "half-configured 580-1"'),
+        ("debian", ("a", "580-1"), [], 'a is "", pinned is 580-1'),
+        ("rhel", ("a", "3:580-1"), [rpm("x86_64")], ""),
+        ("rhel", ("a", "3:580-1"), [rpm("x86_64"), rpm("i686")], ""),
+        ("rhel", ("a", "3:580-1"), [rpm("noarch")], ""),
+        ("rhel", ("a", "3:580-1"), [rpm("x86_64", "570"), rpm("i686")], 'a is "3:570-1", pinned is 3:580-1'),
+        ("rhel", ("a", "3:580-1"), [rpm("x86_64", "570"), rpm("x86_64")], 'a is "3:570-1\n3:580-1", pinned'),
+        ("rhel", ("a", "3:580-1"), [], 'a is "", pinned is 3:580-1'),
+    ],
+)  # fmt: skip
+def test_what_the_database_shows_after_an_installation(tmp_path, family, pin, database, told):
+    code, said = install(tmp_path, family, database, [PinnedPackage(*pin)])
+    assert (code, told in said) == (1 if told else 0, True), said
 
 
 def table(header):

@@ -6,18 +6,33 @@ from dataclasses import replace
 from typing import ClassVar
 
 import pytest
-from fake_host import APT, BOOT, NEWER, Runner, V, digests, fetches, make_config, make_host, profile, target
+from fake_host import (
+    APT,
+    BOOT,
+    NEWER,
+    Runner,
+    V,
+    digests,
+    fetches,
+    make_config,
+    make_host,
+    profile,
+    stuck,
+    target,
+)
 
 from slurm_gsp.hook.memory import load_ladder, save_ladder
 from slurm_gsp.node.failing import Failure, RefusedError
 from slurm_gsp.node.host import Host
 from slurm_gsp.node.journal import Places, State, load_journal, load_pin
 from slurm_gsp.node.realign import dry_run, log_of, realign, reboot_realigned, stage
+from slurm_gsp.node.situation import read_situation
+from slurm_gsp.node.staging import finish, staging_folder
 from slurm_gsp.node.steps import Log, NoRecord, StepFailedError, run_script, step
 from slurm_gsp.process import CommandMissing, DeadlineExceeded
 
 OF = target(profile(NEWER))
-STEPS = ["preflight", "stop-services", "holders", "unload", "fetch", "purge", "install", "build", "check",
+STEPS = ["preflight", "fetch", "holders", "stop-services", "unload", "purge", "install", "build", "check",
          "initramfs", "hold", "pin"]  # fmt: skip
 SCRIPTS = [name for name in STEPS if name not in {"holders", "check", "pin"}]
 
@@ -49,6 +64,12 @@ def test_all_steps_in_order_and_the_pin(host, tmp_path):
     log = (host.logs / "realign-c1-realign-1.log").read_text()
     assert "differs: nvidia-utils-580 is 580.95.05-0ubuntu1, pinned is 580.95.05-0ubuntu2" in log
     assert "step 12 pin: done" in log
+
+
+def test_the_pin_that_it_left_is_what_the_next_look_compares_with(host, tmp_path):
+    run(host, tmp_path)
+    pin = read_situation(host, make_config(tmp_path), OF).evidence.pin
+    assert (pin.driver, pin.source) == (V, f"{host.state.state}/pin.json")
 
 
 def test_what_is_printed_is_what_is_run(host, tmp_path):
@@ -141,7 +162,7 @@ def test_a_power_cut_between_two_steps(host, tmp_path, number):
 
 def test_our_own_fault_ends_it_too(host, tmp_path):
     host.run.answers["unload"] = ZeroDivisionError("ours")
-    assert run(host, tmp_path) == Failure(4, "unload", "ZeroDivisionError: ours")
+    assert run(host, tmp_path) == Failure(5, "unload", "ZeroDivisionError: ours")
     assert "Traceback" in (host.logs / "realign-c1-realign-1.log").read_text()
 
 
@@ -178,6 +199,13 @@ def test_another_package_manager_is_waited_for(host, tmp_path):
     assert waits == [1.0, 1.0, 1.0]
 
 
+def test_one_that_began_in_the_middle_is_waited_for(host, tmp_path):
+    waits, fetch = [], host.run.answers["fetch"]
+    host.run.answers["fetch"] = lambda script: setattr(host.runner, "locks", 2) or fetch(script)
+    assert run(replace(host, pause=waits.append), tmp_path) is None
+    assert waits == [1.0, 1.0]
+
+
 def test_another_package_manager_that_does_not_end(host, tmp_path):
     failure = run(replace(host, runner=Runner(host.runner.recorded, locks=99)), tmp_path)
     assert failure.why == "a package manager still runs (lock /var/lib/dpkg/lock)"
@@ -195,7 +223,7 @@ def test_a_job_that_has_the_driver_open_ends_it(host, tmp_path):
     holder(host, "SLURM_JOB_ID=5\0")
     failure = run(host, tmp_path)
     assert failure == Failure(3, "holders", "a job has the driver open: train (pid 77, uid -1, job 5)")
-    assert host.run.steps == ["preflight", "stop-services"]
+    assert host.run.steps == ["preflight", "fetch"]  # a fabric manager that stops would take the job with it
 
 
 def test_any_other_is_left_to_the_reboot(host, tmp_path):
@@ -205,12 +233,27 @@ def test_any_other_is_left_to_the_reboot(host, tmp_path):
     assert "left to the reboot, the driver is open in train (pid 77, uid -1)" in log
 
 
+def test_services_are_not_told_as_holders(host, tmp_path):
+    holder(host)
+    (host.proc / "77/comm").write_text("nvidia-persiste\n")
+    assert run(host, tmp_path) is None
+    assert "the driver is open in" not in (host.logs / "realign-c1-realign-1.log").read_text()
+
+
+def test_a_process_that_is_stuck_in_the_driver_is_left_to_the_reboot(host, tmp_path):
+    holder(host)
+    with stuck(host.proc / "77/environ"):
+        assert run(replace(host, proc_s=0.1), tmp_path) is None
+    log = (host.logs / "realign-c1-realign-1.log").read_text()
+    assert "left to the reboot, a process is stuck in the driver" in log
+
+
 def test_a_wrong_digest_installs_nothing(host, tmp_path):
     wrong = digests({f"{pin.name}_{pin.version}_amd64.deb": "0" * 64 for pin in NEWER})
     failure = run(host, tmp_path, target(profile(NEWER, downloads=wrong)))
-    assert (failure.number, failure.name) == (5, "fetch")
+    assert (failure.number, failure.name) == (2, "fetch")
     assert failure.why.endswith("nothing was installed")
-    assert "purge" not in host.run.ran
+    assert "stop-services" not in host.run.ran
 
 
 def test_a_disk_that_is_not_as_pinned_ends_it(host, tmp_path):
@@ -263,14 +306,34 @@ def test_staged_once_then_only_looked_at(host, tmp_path):
     assert not host.state.journal.exists()
     stage(host, config, OF, log)
     assert host.run.steps == ["preflight", "fetch"]
-    (tmp_path / "downloads" / OF.folder_name / f"nvidia-utils-580_{NEWER[0].version}_amd64.deb").write_text(
-        "bad"
-    )
+    (staging_folder(config, OF) / f"nvidia-utils-580_{NEWER[0].version}_amd64.deb").write_text("bad")
     stage(host, config, OF, log)
     assert host.run.steps == ["preflight", "fetch", "fetch"]
     host.run.ran.clear()
     assert run(host, tmp_path) is None
     assert host.run.steps == [name for name in SCRIPTS if name not in {"preflight", "fetch"}]
+
+
+def test_nothing_to_do_does_not_look_at_what_is_staged(tmp_path):
+    """A node goes back to a set that it has on disk, whatever the repository and its downloads are like."""
+    host, config = make_host(tmp_path), make_config(tmp_path)
+    folder = staging_folder(config, target())
+    folder.mkdir(parents=True)
+    fetches(config, target())("")
+    finish(folder, (), APT, "debian")
+    (folder / f"nvidia-utils-580_{APT[0].version}_amd64.deb").write_text("damaged")
+    assert run(host, tmp_path, target()) is None
+    assert "fetch" not in host.run.ran
+
+
+@pytest.mark.parametrize("place", [".", "0123456789ab", "0123456789ab/h100"])
+def test_nobody_else_may_write_where_packages_are_installed_from(host, tmp_path, place):
+    folder = staging_folder(make_config(tmp_path), OF)
+    folder.mkdir(parents=True)
+    (tmp_path / "downloads" / place).chmod(0o777)
+    failure = run(host, tmp_path)
+    assert (failure.name, "others than root can write it" in failure.why) == ("fetch", True)
+    assert "fetch" not in host.run.ran
 
 
 def test_what_stands_against_staging(host, tmp_path):
@@ -297,8 +360,9 @@ def test_a_log_that_cannot_be_written_costs_the_log_only(tmp_path):
         ("", ""),
         ("one\ntwo\n  \n", "two"),
         ("Err:1 file:/srv\nE: this\nN: see apt-secure(8)\nE: Some index files failed\n", "E: this"),
-        ("dpkg: error processing package x (--configure):\n ...\nE: Sub-process\n", "dpkg: error processing package x (--configure):"),
-        ("error: Failed dependencies:\n\tx is needed by y\n", "error: Failed dependencies:"),
+        ("dpkg: error processing package x (--configure):\n ...\nE: Sub-process\n", "dpkg: error processing package x (--configure): ..."),
+        ("error: Failed dependencies:\n\ta = 1 is needed by b\n\tc is needed by d\n", "error: Failed dependencies: a = 1 is needed by b"),
+        ("Error: \n Problem: conflicting requests\n  - nothing provides a needed by b\n(try --skip)\n", "Error: Problem: conflicting requests - nothing provides a needed by b"),
         ("Error! Bad return status for module build\nConsult make.log\n", "Error! Bad return status for module build"),
     ],
 )  # fmt: skip

@@ -135,7 +135,13 @@ def test_what_slurm_tells_comes_first(tmp_path):
     ],
 )
 def test_what_a_reason_asks_for(reason, operation):
-    assert asked_for(reason) == operation
+    assert asked_for(parse_node(RECORD.format(reason))) == operation
+
+
+def test_a_reason_on_a_node_that_was_in_service_asks_for_nothing():
+    """Its drain was lifted before any reboot, and 24.11 keeps it: `scontrol reboot` alone finds it."""
+    record = RECORD.format(f"{REASON} : reboot issued").replace("DOWN+DRAIN+", "DOWN+")
+    assert asked_for(parse_node(record)) is None
 
 
 # --- what is done ------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from slurm_gsp.node.lock import staging as staging_lock
 from slurm_gsp.parse.packages import Package
 
 PINS = pins("libnvidia-ml1", "nvidia-smi", version="1:580-1")
-OF = target(profile(PINS))
 FILES = ("libnvidia-ml1_1%3a580-1_amd64.deb", "nvidia-smi_1%3a580-1_amd64.deb")
 
 
@@ -30,54 +29,58 @@ def folder(tmp_path):
     return made
 
 
-def finish(folder, of=OF, family="debian"):
-    return staging.finish(folder, of, PINS, family)
+def finish(folder, downloads=()):
+    return staging.finish(folder, downloads, PINS, "debian")
 
 
 def test_staged_is_what_was_finished_for_these_packages(folder):
-    assert not staging.is_staged(folder, OF, PINS)
+    assert not staging.is_staged(folder, PINS)
     assert finish(folder) == 2
-    assert staging.is_staged(folder, OF, PINS)
-    assert not staging.is_staged(folder, OF, PINS[:1])
-    assert not staging.is_staged(folder, OF, ())
-    assert not staging.is_staged(folder, target(profile(PINS, name="l40s")), PINS)
-    known = json.loads((folder / "h100.json").read_text())
+    assert staging.is_staged(folder, PINS)
+    assert not staging.is_staged(folder, PINS[:1])
+    assert not staging.is_staged(folder, ())
+    known = json.loads((folder / staging.MARKER).read_text())
     assert known["files"] == {name: sha(name) for name in FILES}
     (folder / FILES[0]).unlink()
-    assert not staging.is_staged(folder, OF, PINS)
+    assert not staging.is_staged(folder, PINS)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"packages": 1}', '{"packages": {}, "files": []}'])
 def test_a_damaged_marker_is_none(folder, text):
-    (folder / "h100.json").write_text(text)
-    assert not staging.is_staged(folder, OF, PINS)
+    (folder / staging.MARKER).write_text(text)
+    assert not staging.is_staged(folder, PINS)
 
 
 def test_a_package_that_was_not_fetched(folder):
     (folder / FILES[1]).unlink()
     with pytest.raises(StepError, match=r"nvidia-smi 1:580-1 was not fetched"):
         finish(folder)
-    assert not (folder / "h100.json").exists()
+    assert not (folder / staging.MARKER).exists()
 
 
 def test_pinned_digests(folder):
-    good = digests({name.replace("%3a", ":"): sha(name) for name in FILES})
-    assert finish(folder, target(profile(PINS, downloads=good))) == 2
+    assert finish(folder, digests({name.replace("%3a", ":"): sha(name) for name in FILES})) == 2
 
 
 def test_another_digest_is_told_and_the_file_goes(folder):
     wrong = digests({FILES[0]: sha(FILES[0]), FILES[1]: DIGEST})
     told = rf"nvidia-smi_.*: its SHA-256 is {sha(FILES[1])}, pinned is {DIGEST}; nothing was installed"
     with pytest.raises(StepError, match=told):
-        finish(folder, target(profile(PINS, downloads=wrong)))
-    assert not (folder / FILES[1]).exists() and not (folder / "h100.json").exists()
+        finish(folder, wrong)
+    assert not (folder / FILES[1]).exists() and not (folder / staging.MARKER).exists()
+
+
+def test_all_that_differ_go_at_once(folder):
+    with pytest.raises(StepError, match=r"it is not among the downloads, and 1 more; nothing was installed"):
+        finish(folder, digests({"other_1_amd64.deb": DIGEST}))
+    assert list(folder.iterdir()) == []
 
 
 def test_a_file_that_nobody_pinned(folder):
     known = digests({name: sha(name) for name in FILES})
     (folder / "extra_1_amd64.deb").write_text("")
     with pytest.raises(StepError, match=r"extra_1_amd64\.deb: it is not among the downloads"):
-        finish(folder, target(profile(PINS, downloads=known)))
+        finish(folder, known)
 
 
 def test_what_is_half_fetched_does_not_count(folder):
@@ -91,21 +94,29 @@ def test_rpms_count_wherever_they_lie(tmp_path):
     rpms = pins("libnvidia-ml", version="3:580-1.el9")
     (tmp_path / "cache/repo/packages").mkdir(parents=True)
     (tmp_path / "cache/repo/packages/libnvidia-ml-580-1.el9.x86_64.rpm").write_text("")
-    assert staging.finish(tmp_path, OF, rpms, "rhel") == 1
+    assert staging.finish(tmp_path, (), rpms, "rhel") == 1
 
 
 def test_a_file_that_changed_goes_and_with_it_the_marker(folder):
     finish(folder)
-    (folder / "of-another-profile_1_amd64.deb").write_text("x")
-    assert staging.check_again(folder, OF)
+    assert staging.check_again(folder)
     (folder / FILES[0]).write_text("damaged")
-    assert not staging.check_again(folder, OF)
-    assert not (folder / FILES[0]).exists() and not staging.is_staged(folder, OF, PINS)
+    assert not staging.check_again(folder)
+    assert not (folder / FILES[0]).exists() and not staging.is_staged(folder, PINS)
+
+
+def test_a_file_that_nobody_fetched_goes_too(folder):
+    """All that lies there is installed: of rpm, without a further look."""
+    finish(folder)
+    (folder / "extra_1_amd64.deb").write_text("x")
+    assert not staging.check_again(folder)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
 
 
 def test_the_database_for_apt_is_without_what_goes(tmp_path):
     host = make_host(tmp_path)
     gone = Package(APT[0].name, APT[0].version, "amd64", "installed")
+    staging.make_folder(host, tmp_path / "new/folder")
     staging.write_status(host, tmp_path / "new/folder", [gone])
     text = (tmp_path / "new/folder/status").read_text()
     assert f"Package: {APT[0].name}\n" not in text and f"Package: {APT[1].name}\n" in text
@@ -137,6 +148,6 @@ def test_one_maintenance_at_a_time(tmp_path):
         pass
 
 
-def test_the_folder_is_the_manifests(tmp_path):
-    config = make_config(tmp_path)
-    assert staging.staging_folder(config, OF) == tmp_path / "downloads/0123456789ab"
+def test_each_profile_has_a_folder_of_its_own(tmp_path):
+    config, of = make_config(tmp_path), target(profile(PINS, name="l40s"))
+    assert staging.staging_folder(config, of) == tmp_path / "downloads/0123456789ab/l40s"

@@ -1,8 +1,10 @@
 """Which manifest, which profile, and whether it may be obeyed."""
 
 import hashlib
+import os
 import shutil
 import subprocess
+from functools import partial
 
 import pytest
 from fake_host import make_config
@@ -11,7 +13,9 @@ from slurm_gsp.core.operation import Kind, Operation
 from slurm_gsp.manifest.match import NodeFacts
 from slurm_gsp.manifest.sign import sign
 from slurm_gsp.node.failing import RefusedError
-from slurm_gsp.node.target import Choice, by_hand, of_operation
+from slurm_gsp.node.target import Choice
+from slurm_gsp.node.target import by_hand as by_hand_as
+from slurm_gsp.node.target import of_operation as of_operation_as
 
 N1 = NodeFacts("n1", ("main",), (), ("gpu:h100:4",))
 TEXT = """\
@@ -45,6 +49,10 @@ def folder(tmp_path):
     return made
 
 
+by_hand = partial(by_hand_as, owner_uid=os.geteuid())
+of_operation = partial(of_operation_as, owner_uid=os.geteuid())
+
+
 def write(folder, name, previous, others="far[1-2]"):
     path = folder / f"{name}.toml"
     path.write_text(TEXT.format(name=name, previous=previous, others=others))
@@ -68,7 +76,7 @@ def test_a_campaigns_manifest(folder, tmp_path):
         asked = Operation(kind, "c1", name, whole[:12], 2)
         target = of_operation(asked, make_config(tmp_path), N1)
         assert (target.manifest, target.digest, target.operation) == (name, whole, asked)
-        assert (target.profile.name, target.folder_name) == ("h100", whole[:12])
+        assert target.profile.name == "h100"
         pinned = target.pinned
         assert (pinned.target, pinned.profile, pinned.gpus) == (f"{name}@{whole[:12]}", "h100", 4)
         assert (pinned.driver, pinned.vbios, pinned.images) == ("580.95.05", "96.00.89.00.01", ())
@@ -139,11 +147,40 @@ def test_every_mistake_of_a_manifest_is_told(folder, tmp_path):
     assert len(refusal(by_hand, Choice(path), make_config(tmp_path), N1)) == 3
 
 
-def test_without_signatures_nobody_else_may_write_it(folder, tmp_path):
+@pytest.mark.parametrize("name", ["2026-11.toml", "2026-10.toml", "."])
+def test_without_signatures_nobody_else_may_write_it(folder, tmp_path, name):
+    """Whatever is installed: the manifest, the one before it, or another that is put in its place."""
+    place, config = folder / name, make_config(tmp_path)
+    place.chmod(0o775)
+    way = Kind.ROLLBACK if "10" in name else Kind.REALIGN
+    told = f"{place}: others than root can write it; chown root: and chmod go-w {place}"
+    assert refusal(by_hand, Choice(folder / "2026-11.toml", way), config, N1) == (told,)
+    assert refusal(of_operation, Operation(way, "c1"), config, N1) == (told,)
+    asked = Operation(Kind.REALIGN, "c1", "2026-10", digest(folder, "2026-10")[:12])
+    assert name == "2026-11.toml" or refusal(of_operation, asked, config, N1) == (told,)
+
+
+def test_in_a_sticky_folder_nobody_else_replaces_it(folder, tmp_path):
+    folder.chmod(0o1777)
+    assert by_hand(Choice(folder / "2026-11.toml"), make_config(tmp_path), N1).manifest == "2026-11"
+
+
+def test_without_signatures_it_must_be_roots(folder, tmp_path):
     path = folder / "2026-11.toml"
-    path.chmod(0o664)
-    (why,) = refusal(by_hand, Choice(path), make_config(tmp_path), N1)
-    assert why == f"{path}: others than its owner can write it; chmod go-w {path}"
+    (why,) = refusal(partial(by_hand, owner_uid=os.geteuid() + 1), Choice(path), make_config(tmp_path), N1)
+    assert why == f"{path}: others than root can write it; chown root: and chmod go-w {path}"
+
+
+def test_a_link_is_as_good_as_what_it_leads_to(folder, tmp_path):
+    current, elsewhere = folder / "current.toml", tmp_path / "elsewhere"
+    current.symlink_to("2026-11.toml")
+    assert by_hand(Choice(current), make_config(tmp_path), N1).manifest == "2026-11"
+    elsewhere.mkdir()
+    (folder / "2026-11.toml").rename(elsewhere / "2026-11.toml")
+    (folder / "2026-11.toml").symlink_to(elsewhere / "2026-11.toml")
+    elsewhere.chmod(0o777)
+    (why,) = refusal(by_hand, Choice(current), make_config(tmp_path), N1)
+    assert why.startswith(f"{elsewhere}: others than root can write it")
 
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")

@@ -54,7 +54,7 @@ class FakeRunner:
         if command == "boards":
             self.started.append(command)
             board = {"vbios": None, "inforom": None, "width": 16, "generation": 5, "generation_max": 5}
-            memory = {"retirement_pending": "n/a", "remap_pending": 0, "remap_failed": 0}
+            memory = {"retirement_pending": "n/a", "remap_pending": 0, "remap_failed": 0, "mig": False}
             boards = [{"bus_id": f"0000:{bus}:00.0", **board, **memory} for bus in BUSES]
             return Output(("boards",), 0, json.dumps({"init": 0, "cuda": 12080, "boards": boards}), "")
         if command == "nvml" and self.nvml:
@@ -314,7 +314,7 @@ def test_the_last_realignment_is_what_is_proven(world):
     journal(world)
     code, told = world.told()
     assert (code, told["operation"]) == (0, "c1/realign/1")
-    assert world.told("--operation", "c1/realign/2")[1]["operation"] == "c1/realign/2"
+    assert world.told("--operation", "c1/realign/1")[0] == 0
 
 
 def test_before_its_reboot_a_realignment_is_not_proven(world):
@@ -349,8 +349,27 @@ def test_a_realignment_that_never_ended(world, state, change, why):
     assert proof_in(read_published(world.slurm.state.extra)) == proof
 
 
-def test_another_operation_than_the_unfinished_one_is_verified(world):
-    journal(world, state=State.RUNNING)
+@pytest.mark.parametrize("state", [State.DONE, State.RUNNING])
+def test_an_operation_that_was_not_the_last_one_is_not_proven(world, state):
+    """Nothing of that name brought the node to what it runs: a job came late, or the name is wrong."""
+    journal(world, state=state)
+    code, told = world.told("--operation", "c1/realign/2", "--publish")
+    assert (code, told["result"], told["why"]) == (
+        3,
+        "unknown",
+        "the last realignment of this node is c1/realign/1",
+    )
+    proof = proof_in(read_published(world.slurm.state.extra))
+    assert (proof.operation, proof.result, proof.pin) == ("c1/realign/2", Result.UNKNOWN, PINNED.target)
+
+
+def test_nothing_is_proven_before_the_reboot(world):
+    journal(world, boot=boot_of(HEALTHY))
+    code, told = world.told("--operation", "c1/realign/1")
+    assert (code, told["result"], told["why"]) == (3, "unknown", "this node has not rebooted since")
+
+
+def test_a_node_that_remembers_no_realignment_proves_what_it_is_asked_for(world):
     assert world.told("--operation", "c2/realign/1")[0] == 0
 
 
