@@ -198,14 +198,17 @@ def schedule(
     with closing(_ledger(site)) as ledger:
         try:
             new = ledger.add(plan, state, people, ignore_jobs=ignore_jobs)
-            status = ledger.state(plan.campaign).status
-            if not new and status is not Status.SCHEDULING:
-                click.echo(f"campaign {plan.campaign} is scheduled already ({status.value}): nothing to do")
+            row = _campaign(ledger, plan.campaign)
+            if not new and row.status is not Status.SCHEDULING:
+                told = f"is scheduled already ({row.status.value}): nothing to do"
+                click.echo(f"campaign {plan.campaign} {told}")
                 return
+            terms = site.terms(plan, ignore_jobs=row.ignore_jobs)
             with ledger.lead(plan.campaign, site.config.campaign.lease_s) as lead:
                 controller = Controller(terms, lead, site.around(terms))
-                while lead.state().status is Status.SCHEDULING:
-                    controller.tick()
+                while (before := lead.state()).status is Status.SCHEDULING:
+                    if controller.tick().state == before:
+                        raise SlurmError("Slurm refuses the reservations that are left")
             _print_status(site, ledger, plan.campaign)
         except (LedgerError, SlurmError) as error:
             _fail(f"{error}\nnot all is reserved: run this again")

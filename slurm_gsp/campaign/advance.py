@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from slurm_gsp.campaign.bounds import NOT_IN_SERVICE, Bounds, opening, openings
 from slurm_gsp.campaign.look import Look, Seen
 from slurm_gsp.campaign.model import WaveKind
-from slurm_gsp.campaign.moves import Mover
+from slurm_gsp.campaign.moves import Mover, by_slurm
 from slurm_gsp.campaign.state import (
     AskGate,
     Decision,
@@ -55,7 +55,7 @@ def advance(terms: Terms, state: State, look: Look) -> Decision:
     """What to do now. One call at most halts, passes a gate or ends the campaign; the next one goes on."""
     if state.status is Status.DONE:
         return Decision()
-    halt = _why_halt(state, look)
+    halt = _why_halt(terms, state, look)
     if halt is not None:
         return Decision(status=Status.HALTED, why=halt)
     bounds = Bounds(terms, state, look)
@@ -66,20 +66,21 @@ def advance(terms: Terms, state: State, look: Look) -> Decision:
         return Decision(moves=moves, status=None if planned else Status.RUNNING)
     gate = _gate(terms, state, look, bounds)
     moves = tuple(move for record in state.nodes for move in mover.moves(record))
-    over = state.status is Status.RUNNING and bounds.over and not moves
+    loose = any(mover.loose(record) for record in state.nodes)
+    over = state.status is Status.RUNNING and bounds.over and not loose
     return Decision(
         moves=moves,
         gate=gate if isinstance(gate, Gate) else None,
         ask=gate if isinstance(gate, AskGate) else None,
         status=Status.DONE if over else None,
-        loose=any(mover.loose(record) for record in state.nodes),
+        loose=loose,
     )
 
 
 def settled(state: State, decision: Decision) -> bool:
     """Whether nothing is left to do: the campaign is done, or halted, and every node has ended."""
     ended = state.status is Status.HALTED and all(record.ended for record in state.nodes)
-    return state.status is Status.DONE or (ended and decision == Decision())
+    return state.status is Status.DONE or (ended and not decision.loose)
 
 
 def wave_name(wave: int) -> str:
@@ -87,7 +88,7 @@ def wave_name(wave: int) -> str:
     return "the canary" if wave == 0 else f"wave {wave}"
 
 
-def _why_halt(state: State, look: Look) -> str | None:
+def _why_halt(terms: Terms, state: State, look: Look) -> str | None:
     """Why no new node may be touched any more: something failed, or a gate is closed."""
     if state.status in {Status.HALTED, Status.SCHEDULING}:
         return None
@@ -97,18 +98,19 @@ def _why_halt(state: State, look: Look) -> str | None:
     for record in state.nodes:
         if record.failures or record.phase is Phase.ESCALATED:
             return f"{record.node}: {record.failures[0] if record.failures else record.why}"
-        relapse = _relapse(record, look.seen(record.node))
+        relapse = _relapse(terms, record, look.seen(record.node))
         if relapse is not None:
             return f"{record.node}: {relapse}, after it was returned"
     return None
 
 
-def _relapse(record: NodeRecord, seen: Seen | None) -> str | None:
+def _relapse(terms: Terms, record: NodeRecord, seen: Seen | None) -> str | None:
     """What became of a node that was returned; a drain of others is their business."""
     if record.phase is not Phase.RETURNED or seen is None:
         return None
     reason = seen.state.reason
-    if seen.states & NOT_IN_SERVICE and is_ours(reason):
+    ours = is_ours(reason) and not terms.is_anothers(reason)
+    if seen.states & NOT_IN_SERVICE and (ours or (by_slurm(seen) and reason != record.put_back)):
         return reason
     if "DOWN" in seen.states and reason.startswith(SLURMS_OWN_REASONS):
         return f"down, {reason}"

@@ -12,11 +12,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from slurm_gsp.campaign.look import Look, Seen
+from slurm_gsp.campaign.plan import HORIZON_S
 from slurm_gsp.campaign.state import Gate, GateState, NodeRecord, Phase, State, Status, Terms
 from slurm_gsp.campaign.windows import Openings, open_spans
 
-HORIZON_S: Final = 366 * 86400
-"""How far ahead a slot is looked for where there is no deadline."""
 NOT_IN_SERVICE: Final = frozenset({"DOWN", "DRAIN", "ERROR", "FAIL"})
 """States in which a node takes no job by a decision; a MAINT reservation alone is none."""
 
@@ -117,9 +116,9 @@ class Bounds:
 
     def _blocks_out(self) -> dict[str, set[str]]:
         """The planned nodes of each block that are out now."""
+        everywhere = frozenset().union(*self._look.out.values())
         out: dict[str, set[str]] = defaultdict(set)
         for record in self._state.nodes:
-            seen = self._look.seen(record.node)
-            if record.block is not None and seen is not None and seen.out:
+            if record.block is not None and record.node in everywhere:
                 out[record.block].add(record.node)
         return out

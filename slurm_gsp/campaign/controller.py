@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Protocol
 
 from slurm_gsp.campaign.advance import advance, settled, wave_name
 from slurm_gsp.campaign.ledger import Lead
 from slurm_gsp.campaign.look import Look, Seen
 from slurm_gsp.campaign.state import (
+    ENDED,
+    REFUSED,
+    UNTOUCHED,
     AskGate,
     Decision,
     Effect,
@@ -20,10 +23,8 @@ from slurm_gsp.campaign.state import (
     NodeRecord,
     Phase,
     State,
-    Status,
     Terms,
 )
-from slurm_gsp.slurm.admin import Busy
 from slurm_gsp.slurm.client import ControllerAway, Denied, SlurmError, SlurmMissing, SlurmTimeout
 
 
@@ -66,14 +67,9 @@ class Controller:
         look = self._around.look([record.node for record in state.nodes])
         decision = advance(self._terms, state, look)
         records = {record.node: record for record in state.nodes}
-        stuck: set[str] = set()
         for move in decision.moves:
             node = move.record.node
-            if node not in stuck:
-                done = self._carry_out(move, records[node], look.seen(node), state.status)
-                records[node] = done
-                if done != move.record:
-                    stuck.add(node)
+            records[node] = self._carry_out(move, records[node], look.seen(node))
         if decision.gate is not None:
             self._set_gate(decision.gate)
         if decision.ask is not None:
@@ -86,8 +82,8 @@ class Controller:
             self._lead.beat()
         return Tick(self._lead.state(), settled(state, decision))
 
-    def _carry_out(self, move: Move, before: NodeRecord, seen: Seen | None, status: Status) -> NodeRecord:
-        """Do a move; the record that holds then."""
+    def _carry_out(self, move: Move, before: NodeRecord, seen: Seen | None) -> NodeRecord:
+        """Do a move; the record that holds then. Where Slurm refuses, the next look decides again."""
         after = move.record
         told = _told(before, after)
         if not move.effects:
@@ -98,13 +94,23 @@ class Controller:
         for effect in move.effects:
             error = self._perform(effect)
             if error is not None:
-                return self._put_off(before, error, status)
+                return self._refused(before, error)
         if after != before:
             self._lead.save(after, told)
             self._announce(before, after)
         return after
 
+    def _refused(self, before: NodeRecord, error: SlurmError) -> NodeRecord:
+        """What holds of a node whose effect was not done: as before, and if it is in hand, with the cause."""
+        if before.phase in UNTOUCHED | ENDED:
+            return before
+        after = replace(before, why=f"{REFUSED}{error}")
+        if after != before:
+            self._lead.save(after, _told(before, after))
+        return after
+
     def _perform(self, effect: Effect) -> SlurmError | None:
+        """Do an effect; what Slurm said where it refused. SlurmError where it could not be asked."""
         name = type(effect).__name__.lower()
         self._lead.intent(effect.node, name, _data(effect))
         try:
@@ -117,21 +123,6 @@ class Controller:
             return error
         self._lead.outcome(effect.node, name)
         return None
-
-    def _put_off(self, before: NodeRecord, error: SlurmError, status: Status) -> NodeRecord:
-        """Slurm refused. The next look decides again, except where it would be the same: busy nodes."""
-        if before.phase is not Phase.PLANNED or not isinstance(error, Busy):
-            return before
-        now = self._around.clock()
-        why = "Slurm does not reserve it: jobs run into its slot"
-        if status is Status.SCHEDULING:
-            after = before.to(Phase.SKIPPED, now, why)
-        else:
-            later = max(before.start, now) + timedelta(seconds=self._terms.plan.realign_s)
-            after = replace(before, start=later, why=why)
-        self._lead.save(after, _told(before, after))
-        self._announce(before, after)
-        return after
 
     def _announce(self, before: NodeRecord, after: NodeRecord) -> None:
         """Tell a new phase."""

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slurm_gsp.campaign.moves import job_comment
 from slurm_gsp.campaign.state import (
+    Cancel,
     Drain,
     Effect,
     Hold,
@@ -18,6 +18,7 @@ from slurm_gsp.campaign.state import (
     Resume,
     Terms,
     Verify,
+    job_comment,
 )
 from slurm_gsp.slurm.admin import Exists, NoReservation, SlurmAdmin
 from slurm_gsp.slurm.client import ControllerAway, Denied, SlurmError, SlurmMissing, SlurmTimeout
@@ -62,6 +63,8 @@ class Executor:
                 self.slurm.reboot(node, reason)
             case Verify():
                 self._verify(effect, name)
+            case Cancel():
+                self.slurm.cancel(effect.job)
 
     def _reserve(self, effect: Reserve, name: str) -> None:
         """Without end: for a node in our hands, on which nothing but our own job can run."""
@@ -71,7 +74,7 @@ class Executor:
             self.slurm.reserve(name, effect.node, span, self.users, ignore_jobs=ignore_jobs)
         except Exists:
             if effect.seconds is None:
-                self.slurm.hold(name)
+                self.slurm.hold(name, effect.node)
                 return
             try:
                 self.slurm.move(name, span)

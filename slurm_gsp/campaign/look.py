@@ -14,6 +14,7 @@ from typing import Final
 
 from slurm_gsp.campaign.model import OUT, Reservation
 from slurm_gsp.core.published import DRIVER_KEY, Proof, proof_in, read_published
+from slurm_gsp.slurm.ask import time_or_none
 from slurm_gsp.slurm.client import NodeState, SlurmError, parse_states
 from slurm_gsp.slurm.fleet import (
     JOB_NAME,
@@ -21,7 +22,6 @@ from slurm_gsp.slurm.fleet import (
     expand,
     parse_reservations,
     records,
-    time_or_none,
 )
 from slurm_gsp.slurm.scontrol import parse_node
 

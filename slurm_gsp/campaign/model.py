@@ -28,7 +28,8 @@ OUT: Final = frozenset({
     "UNKNOWN",
 })
 """States in which users cannot count on a node: it is one of those that are out, whoever took it out."""
-_NOT_ON: Final = frozenset({"POWERED_DOWN", "POWERING_DOWN", "POWERING_UP", "POWER_DOWN", "POWER_UP"})
+NOT_ON: Final = frozenset({"POWERED_DOWN", "POWERING_DOWN", "POWERING_UP", "POWER_DOWN", "POWER_UP"})
+"""States of a node that is switched off, or on its way, to save power."""
 _MINUTES_A_DAY: Final = 24 * 60
 
 
@@ -132,7 +133,7 @@ class FleetNode:
             return f"drained by others: {said}{who}"
         if not self.take and self.escalated:
             return f"given up by a campaign: {said}"
-        if self.states & _NOT_ON:
+        if self.states & NOT_ON:
             return "switched off to save power"
         return None
 

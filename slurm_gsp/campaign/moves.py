@@ -18,7 +18,11 @@ from typing import Final
 
 from slurm_gsp.campaign.bounds import NOT_IN_SERVICE, Bounds, opening
 from slurm_gsp.campaign.look import Look, Seen
+from slurm_gsp.campaign.model import NOT_ON, Reservation
 from slurm_gsp.campaign.state import (
+    REFUSED,
+    UNTOUCHED,
+    Cancel,
     Drain,
     Effect,
     Found,
@@ -35,6 +39,8 @@ from slurm_gsp.campaign.state import (
     Status,
     Terms,
     Verify,
+    job_comment,
+    operation_in,
 )
 from slurm_gsp.core.operation import ESCALATED, FAILED, Kind, Operation, is_campaigns, parse_operation
 from slurm_gsp.core.policy import SLURMS_OWN_REASONS
@@ -49,13 +55,20 @@ very second of its return is taken for one that rebooted unexpectedly (22.05).""
 _REBOOTING: Final = frozenset({"REBOOT_ISSUED", "REBOOT_REQUESTED"})
 _LOST: Final = frozenset({"NODE_FAIL", "TIMEOUT"})
 """Ends of a verification job that are an answer although it gave none."""
+_SLURMS_DRAINS: Final = (
+    "Duplicate jobid", "Epilog error", "Job env setup error", "Kill task failed", "Prolog error",
+    "Prolog/Epilog failure", "batch job complete failure",
+)  # fmt: skip
+"""Reasons that Slurm (22.05 to 26.05) gives by itself where a job went wrong on a node."""
+_SLURMS_INVALID: Final = (
+    "CoreSpec differ", "Could not unpack gres", "Low ", "Reported active features", "gpu type (", "gpu:",
+    "gres/",
+)  # fmt: skip
+"""The same where a node registers with less than slurm.conf says: fewer GPUs, say. They replace any other."""
 _LEVELS: Final = (Level.QUICK, Level.HARDWARE, Level.WORKLOAD)
+_REBOOTS: Final = "a reboot through Slurm is under way"
+_FULL: Final = "as many nodes are out as may be"
 _BY_HAND: Final = "its reservation was deleted by hand"
-
-
-def job_comment(node: str, operation: str) -> str:
-    """What a verification job says of itself in its comment."""
-    return f"gsp {operation} {node}"
 
 
 class Mover:
@@ -75,7 +88,8 @@ class Mover:
         seen = self._look.seen(record.node)
         if seen is None:
             if not record.ended:
-                yield self._skip(record, "Slurm knows no such node any more")
+                unproven = "; it is not verified" if record.touched else ""
+                yield self._skip(record, f"Slurm knows no such node any more{unproven}")
             return
         for _ in Phase:
             move = _HANDLERS[record.phase](self, record, seen)
@@ -87,12 +101,13 @@ class Mover:
             record = move.record
 
     def loose(self, record: NodeRecord) -> bool:
-        """Whether something of ours is left at a node that has ended, which will go once Slurm lets it."""
+        """Whether something of ours is left at a node that has ended, and Slurm may yet let it go."""
         seen = self._look.seen(record.node)
-        if seen is None or record.phase is not Phase.ESCALATED or not self._release(record, seen):
+        if seen is None or self._late(record, self._terms.return_s):
             return False
-        patience = timedelta(seconds=self._terms.return_s)
-        return self._theirs(record, seen) is None and self._now < record.since + patience
+        if record.phase is Phase.ESCALATED:
+            return bool(self._release(record, seen)) and self._theirs(record, seen) is None
+        return record.phase is Phase.SKIPPED and self._skipped(record, seen) is not None
 
     # -- before anything is touched ------------------------------------------------------------------------
 
@@ -100,47 +115,49 @@ class Mover:
         """Its time is known: reserve it, no earlier than the jobs on it must have ended."""
         if self._halted:
             return self._skip(record, self._stopped())
+        for held in self._others_reservations(record, seen):
+            if held.ours:
+                return self._skip(record, f"reserved by another campaign: {held.name}")
         start = record.start
         if not self._terms.ignore_jobs:
             ends = [job.end for job in seen.jobs]
             if None in ends:
                 return self._skip(record, f"{_jobs_text(seen)}, without a time limit")
             start = max([start, *(end for end in ends if end is not None)])
-        if start > record.start:
-            later = opening(self._bounds.openings, start)
-            if later is None:
-                return self._skip(record, f"{_jobs_text(seen)} until no window is left before the deadline")
-            start = later
-        reserve = Reserve(record.node, start, self._terms.plan.realign_s)
-        return Move(record.to(Phase.RESERVED, self._now, record.why, start=start), (reserve,))
+        later = opening(self._bounds.openings, start)
+        why = f"{_jobs_text(seen)} until " if start > record.start else ""
+        if later is not None and self._bounds.near(later) and not self._bounds.room(record, seen):
+            later, why = self._bounds.next_opening(self._now + 2 * self._bounds.lead), f"{_FULL}, and "
+        if later is None:
+            return self._skip(record, f"{why}no window is left before the deadline")
+        reserve = Reserve(record.node, later, self._terms.plan.realign_s)
+        return Move(record.to(Phase.RESERVED, self._now, record.why, start=later), (reserve,))
 
     def _reserved(self, record: NodeRecord, seen: Seen) -> Move | None:
         held = seen.reservation(self._terms.reservation(record.node))
         if self._halted:
             return self._skip(record, self._stopped())
         if held is None:
-            if self._now < record.start + timedelta(seconds=self._terms.plan.realign_s):
-                return self._skip(record, _BY_HAND)
-            return self._postpone(record, self._now, "its slot went by while nobody was there")
-        near = self._bounds.near(held.start)
-        theirs = self._theirs(record, seen)
-        if theirs is not None and near:
-            return self._let_go(record, seen, theirs)
+            return self._gone(record)
         if record.wave != self._bounds.open_wave:
             later = record.start + self._bounds.slip
             slips = bool(self._bounds.slip)
             return self._postpone(record, later, "the wave before is not over") if slips else None
-        if not near:
+        if not self._bounds.near(held.start):
             return None
-        if self._paused:
-            return self._postpone(record, self._now + 2 * self._bounds.lead, "paused")
+        theirs = self._theirs(record, seen)
+        if theirs is not None:
+            return self._let_go(record, seen, theirs)
+        if self._paused:  # for a slot: a pause may be long, and each time is written down
+            slot = timedelta(seconds=self._terms.plan.realign_s)
+            return self._postpone(record, self._now + max(slot, 2 * self._bounds.lead), "paused")
         if not self._bounds.room(record, seen):
             later = self._now + 2 * self._bounds.lead
-            return self._postpone(record, later, "as many nodes are out as may be")
+            return self._postpone(record, later, _FULL)
         if held.start > self._now:
             return None
-        if seen.jobs:
-            return Move(record.to(Phase.WAITING, self._now, _jobs_text(seen)))
+        if _holds_up(seen):  # for longer, it may be, than its reservation lasts
+            return Move(record.to(Phase.WAITING, self._now, _holds_up(seen)), (Hold(record.node),))
         return self._take(record, seen)
 
     def _waiting(self, record: NodeRecord, seen: Seen) -> Move | None:
@@ -152,13 +169,20 @@ class Mover:
         theirs = self._theirs(record, seen)
         if theirs is not None:
             return self._let_go(record, seen, theirs)
-        if seen.jobs:
+        waits = _holds_up(seen)
+        if waits:
             late = self._now >= record.start + timedelta(seconds=self._terms.wait_s)
-            return self._skip(record, f"{_jobs_text(seen)} past its slot") if late else None
+            return self._skip(record, f"{waits} past its slot") if late else None
         if self._paused or not self._bounds.room(record, seen):
-            why = "paused" if self._paused else "as many nodes are out as may be"
+            why = "paused" if self._paused else _FULL
             return self._postpone(record, self._now + 2 * self._bounds.lead, why)
         return self._take(record, seen)
+
+    def _gone(self, record: NodeRecord) -> Move:
+        """What the end of its reservation means for a node that is not drained yet."""
+        if self._now < record.start + timedelta(seconds=self._terms.plan.realign_s):
+            return self._skip(record, _BY_HAND)
+        return self._postpone(record, self._now, "its slot went by while nobody was there")
 
     def _postpone(self, record: NodeRecord, start: datetime, why: str) -> Move:
         """Another time for a node that is not touched yet."""
@@ -185,44 +209,60 @@ class Mover:
             return Move(record.to(Phase.DRAINED, self._now))
         if self._halted:
             return self._skip(record, self._stopped())
-        theirs = self._theirs(record, seen)
+        theirs = self._unfit(record, seen) or self._theirs(record, seen)
         if theirs is not None:
             return self._let_go(record, seen, theirs)
         if not self._release(record, seen):
-            return self._skip(record, _BY_HAND)
+            return self._gone(record)
+        if not self._bounds.fits(record):  # it was taken long ago, by a controller that went away
+            return self._postpone(record, self._now, "its window is over")
         return Move(record, (Hold(record.node), Drain(record.node, operation.reason)))
 
     def _drained(self, record: NodeRecord, seen: Seen) -> Move | None:
         """Drained for this operation; its reboot is to be asked for once no job is left."""
         operation = _operation_of(record)
+        lifted = not seen.states & NOT_IN_SERVICE
+        if lifted and record.touched and _booted(seen) >= record.since:  # it came back by itself
+            return Move(record.to(Phase.REBOOTED, self._now))
         if _was_asked(operation, seen):  # before a restart of ours
             return Move(record.to(Phase.ASKED, self._now, touched=True, boot=""))
-        if seen.states & _REBOOTING:  # for an operation before this one, or for somebody else
-            return None
         theirs = self._theirs(record, seen)
         if theirs is not None:
             return self._let_go(record, seen, theirs)
-        lifted = not seen.states & NOT_IN_SERVICE
+        if self._halted and not record.touched:
+            return self._skip(record, self._stopped())
+        blocked = _no_reboot(seen)
+        if blocked is not None:  # a reboot for an operation before this one, say
+            return self._blocked(record, seen, blocked)
         guard = self._guard(record, seen)
-        if not record.touched:
-            if self._halted:
-                return self._skip(record, self._stopped())
-            if guard or lifted:
-                return self._skip(record, "its drain was lifted by hand" if lifted else _BY_HAND)
-            if seen.jobs:
-                late = self._now >= record.since + timedelta(seconds=self._terms.wait_s)
-                return self._skip(record, f"{_jobs_text(seen)} past its slot") if late else None
-        elif guard or lifted or parse_operation(seen.state.reason) != operation:
-            return Move(record, (Drain(record.node, operation.reason), *guard))
-        reboot = Reboot(record.node, operation.reason)
-        return Move(record.to(Phase.ASKED, self._now, touched=True, boot=""), (reboot,))
+        if record.touched:
+            if guard or lifted or parse_operation(seen.state.reason) != operation:
+                return Move(record, (Drain(record.node, operation.reason), *guard))
+            if self._late(record, self._terms.return_s) and record.why.startswith(REFUSED):
+                return self._escalate(record, seen, f"not rebooted: {record.why}")
+            reboot = Reboot(record.node, operation.reason)
+            asked = record.to(Phase.ASKED, self._now, boot="")
+            return Move(asked, (*self._cancel(record), reboot))
+        if guard or lifted:
+            return self._skip(record, "its drain was lifted by hand" if lifted else _BY_HAND)
+        if seen.jobs:
+            late = self._late(record, self._terms.wait_s)
+            return self._skip(record, f"{_jobs_text(seen)} past its slot") if late else None
+        return Move(replace(record, touched=True))  # in the ledger before its reboot is asked for
+
+    def _blocked(self, record: NodeRecord, seen: Seen, why: str) -> Move | None:
+        """Wait until Slurm has done with it, but not for ever."""
+        if not self._late(record, self._terms.return_s):
+            return None
+        told = f"{why}, for {self._terms.return_s // 60} min"
+        return self._escalate(record, seen, told) if record.touched else self._skip(record, told)
 
     def _asked(self, record: NodeRecord, seen: Seen) -> Move | None:
         """From the request for a reboot until the node is back."""
         operation = _operation_of(record)
         if not seen.states & _REBOOTING:
             if code_of(seen.state.reason) == FAILED:
-                return self._failed(record, seen.state.reason.removeprefix("gsp:"))
+                return self._failed(record, seen, seen.state.reason.removeprefix("gsp:"))
             theirs = self._theirs(record, seen)
             if theirs is not None:
                 return self._let_go(record, seen, theirs)
@@ -232,9 +272,12 @@ class Mover:
         guard = self._guard(record, seen)
         if guard:
             return Move(record, guard)
-        if self._now >= record.since + timedelta(seconds=self._terms.return_s):
+        if self._late(record, self._terms.return_s):
             minutes = self._terms.return_s // 60
-            return self._escalate(record, f"not back {minutes} min after its reboot was asked for")
+            said = f": {seen.state.reason}" if by_slurm(seen) else ""
+            return self._escalate(
+                record, seen, f"not back {minutes} min after its reboot was asked for{said}"
+            )
         if "REBOOT_ISSUED" in seen.states and record.phase is Phase.ASKED:
             return Move(replace(record, phase=Phase.REALIGNING))
         return None
@@ -243,27 +286,30 @@ class Mover:
         """Back, and not proven yet."""
         operation = _operation_of(record)
         if seen.states & _REBOOTING:
-            return None
+            return self._blocked(record, seen, _REBOOTS)
         theirs = self._theirs(record, seen)
         if theirs is not None:
             return self._let_go(record, seen, theirs)
         if code_of(seen.state.reason) == FAILED:
-            return self._failed(record, seen.state.reason.removeprefix("gsp:"))
+            return self._failed(record, seen, seen.state.reason.removeprefix("gsp:"))
+        broken = self._broken(record, seen)
+        if broken is not None:
+            return broken
         guard = self._guard(record, seen)
         if guard:
             return Move(record, (Drain(record.node, operation.reason), *guard))
-        if self._now < record.since + timedelta(seconds=SETTLE_S):
+        if not self._late(record, SETTLE_S):
             return None
         proof = seen.proof
         if proof is None or proof.operation != operation.key:
-            if self._now < record.since + timedelta(seconds=self._terms.proof_s):
+            if not self._late(record, self._terms.proof_s):
                 return None
             minutes = self._terms.proof_s // 60
-            return self._escalate(record, f"unproven: no word from it {minutes} min after its return")
+            return self._escalate(record, seen, f"unproven: no word from it {minutes} min after its return")
         before = record.before if proof.before is None else proof.before or "none"
         record = replace(record, before=before)
         if proof.result is not Result.PASS or proof.pin != operation.target:
-            return self._not_proven(record, proof)
+            return self._not_proven(record, seen, proof)
         if self._terms.level is Level.QUICK:
             return self._give_back(record)
         return Move(record.to(Phase.VERIFYING, self._now, boot=proof.boot), (Resume(record.node),))
@@ -271,70 +317,82 @@ class Mover:
     def _verifying(self, record: NodeRecord, seen: Seen) -> Move | None:
         """Resumed inside its reservation, where nobody but the verification job can reach it."""
         operation = _operation_of(record)
-        out = bool(seen.states & NOT_IN_SERVICE)
-        reason = seen.state.reason
-        if out and is_ours(reason) and not is_campaigns(reason):
-            return self._failed(record, f"drained by its health check: {reason}")
         theirs = self._theirs(record, seen)
         if theirs is not None:
             return self._let_go(record, seen, theirs)
+        broken = self._broken(record, seen)
+        if broken is not None:
+            return broken
         guard = self._guard(record, seen)
         if guard:  # users can reach it: out first, then behind a reservation again
             effects = (Drain(record.node, operation.reason), *guard)
-            return Move(record.to(Phase.REBOOTED, self._now, "its reservation was deleted by hand"), effects)
-        if out and reason.startswith(SLURMS_OWN_REASONS):
-            return self._failed(record, f"lost in verification: {reason}")
-        overdue = self._now >= record.since + timedelta(seconds=2 * self._terms.verify_s)
-        if out:
-            if overdue:
-                return self._escalate(record, "unproven: it cannot be resumed")
-            return Move(record, (Resume(record.node),))
-        return self._answer(record, seen, overdue=overdue)
+            return Move(record.to(Phase.REBOOTED, self._now, _BY_HAND), effects)
+        if not seen.states & NOT_IN_SERVICE:
+            return self._answer(record, seen)
+        if seen.state.reason.startswith(SLURMS_OWN_REASONS):
+            return self._failed(record, seen, f"lost in verification: {seen.state.reason}")
+        if self._late(record, 2 * self._terms.verify_s):
+            return self._escalate(record, seen, "unproven: it cannot be resumed")
+        return Move(record, (Resume(record.node),))
 
-    def _answer(self, record: NodeRecord, seen: Seen, *, overdue: bool) -> Move | None:
+    def _answer(self, record: NodeRecord, seen: Seen) -> Move | None:
         """What the verification job has come to; its reservation cannot be deleted before it has ended."""
         operation = _operation_of(record)
         jobs = self._look.verifications.get(job_comment(record.node, operation.key), ())
-        running = any(not job.ended for job in jobs)
-        if running and not overdue:
-            return None
-        if overdue:
-            return self._escalate(record, "unproven: its verification job did not end")
+        overdue = self._late(record, 2 * self._terms.verify_s)
+        if any(not job.ended for job in jobs):
+            told = "unproven: its verification job did not end"
+            return self._escalate(record, seen, told) if overdue else None
         proof = seen.proof
         if proof is not None and self._is_answer(proof, operation):
             if proof.boot != record.boot:
-                return self._failed(record, "it booted again while it was verified")
+                return self._failed(record, seen, "it booted again while it was verified")
             if proof.result is not Result.PASS or proof.pin != operation.target:
-                return self._not_proven(record, proof)
+                return self._not_proven(record, seen, proof)
             return self._give_back(record)
         if jobs:
             told = f"verification job {jobs[-1].id} ended {jobs[-1].state.lower()}"
             if jobs[-1].state in _LOST:
-                return self._failed(record, told)
-            return self._escalate(record, f"unproven: {told}, without an answer")
+                return self._failed(record, seen, told)
+            return self._escalate(record, seen, f"unproven: {told}, without an answer")
+        if overdue and record.why:  # it was asked for, and nothing came of it
+            return self._escalate(record, seen, f"unproven: {record.why}")
         if "NOT_RESPONDING" in seen.states:  # it was resumed a moment ago
             return None
         partition = next(iter(seen.state.partitions), "")
         gpus = self._terms.gpus(record.profile)
-        return Move(record, (Verify(record.node, operation.key, self._terms.level, partition, gpus),))
+        verify = Verify(record.node, operation.key, self._terms.level, partition, gpus)
+        return Move(replace(record, why="its verification job was submitted"), (verify,))
 
     def _is_answer(self, proof: Proof, operation: Operation) -> bool:
         deep = _LEVELS.index(proof.level) >= _LEVELS.index(self._terms.level)
         return proof.operation == operation.key and bool(proof.job) and deep
 
-    def _not_proven(self, record: NodeRecord, proof: Proof) -> Move:
+    def _broken(self, record: NodeRecord, seen: Seen) -> Move | None:
+        """What follows where its health check, or Slurm by itself, has drained the node since its reboot."""
+        reason = seen.state.reason
+        if not seen.states & NOT_IN_SERVICE:
+            return None
+        if is_ours(reason) and not is_campaigns(reason):
+            return self._failed(
+                record, seen, f"drained by its health check: {reason}", [code_of(reason) or ""]
+            )
+        return self._failed(record, seen, f"drained by Slurm: {reason}") if by_slurm(seen) else None
+
+    def _not_proven(self, record: NodeRecord, seen: Seen, proof: Proof) -> Move:
         operation = _operation_of(record)
         why = proof.why or ",".join(proof.codes) or "no cause told"
         if proof.result is Result.UNKNOWN:
-            return self._escalate(record, f"unproven: {why}")
+            return self._escalate(record, seen, f"unproven: {why}")
         if proof.result is Result.PASS:
-            return self._escalate(record, f"unproven: it was verified against {proof.pin or 'no pin'}")
+            told = f"unproven: it was verified against {proof.pin or 'no pin'}"
+            return self._escalate(record, seen, told)
         if proof.result is Result.FAIL:
-            return self._failed(record, f"verification failed: {why}", proof.codes)
+            return self._failed(record, seen, f"verification failed: {why}", proof.codes)
         if operation.attempt < self._terms.attempts:
             again = replace(operation, attempt=operation.attempt + 1)
             return self._again(record, again, "a boot cut it off")
-        return self._failed(record, f"cut off by a boot {operation.attempt} times")
+        return self._failed(record, seen, f"cut off by a boot {operation.attempt} times")
 
     # -- the ends ------------------------------------------------------------------------------------------
 
@@ -343,15 +401,16 @@ class Mover:
 
     def _returning(self, record: NodeRecord, seen: Seen) -> Move | None:
         """Proven. Somebody else's drain is put back as it was; the deleted reservation is the return."""
+        broken = self._broken(record, seen)
+        if broken is not None and seen.state.reason != record.put_back:
+            return broken
         out = bool(seen.states & NOT_IN_SERVICE)
-        reason = seen.state.reason
-        if out and is_ours(reason) and not is_campaigns(reason):
-            return self._failed(record, f"drained by its health check: {reason}")
+        by_us = out and parse_operation(seen.state.reason) == _operation_of(record)
         effects: list[Effect] = []
-        if record.found.drained and not is_ours(record.found.reason):
-            if not out or is_campaigns(reason):
-                effects.append(PutBack(record.node, record.found.reason))
-        elif out and is_campaigns(reason):
+        if record.put_back is not None:
+            if by_us or not out:
+                effects.append(PutBack(record.node, record.put_back))
+        elif by_us:
             effects.append(Resume(record.node))
         effects += self._release(record, seen)
         if effects:
@@ -360,37 +419,45 @@ class Mover:
         why = f"stays drained: {_reason_text(seen)}" if out else ""
         return Move(record.to(Phase.ROLLED_BACK if back else Phase.RETURNED, self._now, why))
 
-    def _failed(self, record: NodeRecord, why: str, codes: Sequence[str] = ()) -> Move:
+    def _failed(self, record: NodeRecord, seen: Seen, why: str, codes: Sequence[str] = ()) -> Move:
         """One operation did not succeed: back to the pin before, unless that cannot be the answer."""
         operation = _operation_of(record)
         record = replace(record, failures=(*record.failures, f"{operation.kind.value}: {why}"))
         no_answer = sorted(NEVER_REINSTALL.intersection(codes))
         if no_answer:
-            return self._escalate(record, f"{why}; no driver answers {', '.join(no_answer)}")
+            return self._escalate(record, seen, f"{why}; no driver answers {', '.join(no_answer)}")
         if operation.kind is Kind.ROLLBACK:
-            return self._escalate(record, f"failed on both pins: {why}")
+            return self._escalate(record, seen, f"failed on both pins: {why}")
         if not self._terms.can_roll_back(record.profile):
-            return self._escalate(record, f"{why}; there is no pin before this one")
+            return self._escalate(record, seen, f"{why}; there is no pin before this one")
         return self._again(record, self._terms.operation(Kind.ROLLBACK, 1), why)
 
     def _again(self, record: NodeRecord, operation: Operation, why: str) -> Move:
         return Move(record.to(Phase.DRAINED, self._now, why, operation=operation))
 
-    def _escalate(self, record: NodeRecord, why: str) -> Move:
-        return Move(record.to(Phase.ESCALATED, self._now, why))
+    def _escalate(self, record: NodeRecord, seen: Seen, why: str) -> Move:
+        """A person's, from now on. Its drain comes first: nothing keeps users off it but that, in the end."""
+        if record.put_back is not None:
+            why += f"; it was drained before: {record.put_back}"
+        given_up = record.to(Phase.ESCALATED, self._now, why)
+        theirs = self._theirs(record, seen) is not None
+        return Move(given_up, () if theirs else (Drain(record.node, self._escalation(given_up)),))
+
+    def _escalation(self, record: NodeRecord) -> str:
+        return f"gsp:{ESCALATED} {self._terms.plan.campaign} {_plain(record.why)}"[:MAX_LENGTH].rstrip()
 
     def _escalated(self, record: NodeRecord, seen: Seen) -> Move | None:
-        """A person's, from now on: drained with our Reason, then its reservation goes, and nothing more.
+        """Drained with our Reason, then its reservation goes, and nothing more.
 
         A late time-out of a reboot lifts the drain on some releases, so it is looked at until then.
         """
         release = self._release(record, seen)
         if not release or self._theirs(record, seen) is not None:
             return None
-        text = f"gsp:{ESCALATED} {self._terms.plan.campaign} {_plain(record.why)}"[:MAX_LENGTH].rstrip()
+        text = self._escalation(record)
         if "DRAIN" not in seen.states or not seen.state.reason.startswith(text):
             return Move(record, (Drain(record.node, text),))
-        return None if seen.states & _REBOOTING else Move(record, release)
+        return None if seen.states & _REBOOTING else Move(record, (*self._cancel(record), *release))
 
     def _skipped(self, record: NodeRecord, seen: Seen) -> Move | None:
         """As it was found, where nothing on it has changed; else it stays behind its reservation."""
@@ -433,15 +500,56 @@ class Mover:
             return ()
         return (Reserve(record.node, self._now, None),)
 
+    def _late(self, record: NodeRecord, seconds: int) -> bool:
+        """Whether the node has been in its phase for as long as that."""
+        return self._now >= record.since + timedelta(seconds=seconds)
+
+    def _cancel(self, record: NodeRecord) -> tuple[Effect, ...]:
+        """The effects that end verification jobs of ours which nobody waits for any more."""
+        return tuple(
+            Cancel(record.node, job.id)
+            for comment, jobs in self._look.verifications.items()
+            if comment.endswith(f" {record.node}") and self._terms.asked(operation_in(comment))
+            for job in jobs
+            if not job.ended
+        )
+
+    def _others_reservations(self, record: NodeRecord, seen: Seen) -> Iterator[Reservation]:
+        own = self._terms.reservation(record.node)
+        return (held for held in seen.reservations if held.name != own)
+
+    def _unfit(self, record: NodeRecord, seen: Seen) -> str | None:
+        """Why a node that is not drained yet is not taken, as the planner would say (model.py)."""
+        for held in self._others_reservations(record, seen):
+            if held.maint and held.start <= self._now < held.end:
+                return f"in the reservation {held.name}"
+        if code_of(seen.state.reason) == ESCALATED and seen.states & NOT_IN_SERVICE and not record.take:
+            return f"given up by a campaign: {seen.state.reason}"
+        if seen.proof is not None and self._terms.asked(seen.proof.operation):
+            return "it has an answer to this very plan already: plan again"
+        return _no_reboot(seen)
+
     def _theirs(self, record: NodeRecord, seen: Seen) -> str | None:
         """Whose the node is, if it is out by somebody else's decision and was not asked for so."""
+        untouched = record.phase in UNTOUCHED
+        unfit = self._unfit(record, seen) if untouched else None
+        if unfit is not None:
+            return unfit
+        if record.phase is Phase.VERIFYING and seen.states & _REBOOTING:
+            return _REBOOTS
         reason = seen.state.reason
-        if not seen.states & NOT_IN_SERVICE or is_ours(reason):
+        if not seen.states & NOT_IN_SERVICE:
             return None
-        if record.take and reason == (record.found.reason or reason):
+        if record.take and (untouched or reason == record.found.reason):
+            return None
+        if is_ours(reason):
+            known = untouched or reason == record.found.reason
+            others = not known and self._terms.is_anothers(reason)
+            return f"in the hands of another campaign: {reason}" if others else None
+        if record.touched and (by_slurm(seen) or reason.startswith(SLURMS_OWN_REASONS)):
             return None
         if reason.startswith(SLURMS_OWN_REASONS):
-            return None if record.touched else f"down: {reason}"
+            return f"down: {reason}"
         return f"drained by others: {_reason_text(seen)}"
 
 
@@ -483,6 +591,27 @@ def _booted(seen: Seen) -> datetime:
         return datetime.fromisoformat(seen.state.boot_time).replace(tzinfo=UTC)
     except ValueError:
         return datetime.min.replace(tzinfo=UTC)
+
+
+def _no_reboot(seen: Seen) -> str | None:
+    """Why Slurm would refuse to reboot the node."""
+    if seen.states & _REBOOTING:
+        return _REBOOTS
+    return "switched off to save power" if seen.states & NOT_ON else None
+
+
+def by_slurm(seen: Seen) -> bool:
+    """Whether the node's Reason is Slurm's own word on it, and no person's."""
+    reason = seen.state.reason
+    invalid = "INVALID_REG" in seen.states and reason.startswith(_SLURMS_INVALID)
+    return invalid or reason.startswith(_SLURMS_DRAINS)
+
+
+def _holds_up(seen: Seen) -> str:
+    """What a node whose slot has begun still waits for; empty: nothing."""
+    if seen.jobs:
+        return _jobs_text(seen)
+    return "does not respond" if "NOT_RESPONDING" in seen.states else ""
 
 
 def _jobs_text(seen: Seen) -> str:

@@ -8,9 +8,19 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from slurm_gsp.campaign.model import Plan
-from slurm_gsp.core.operation import DIGEST_LENGTH, PLAN_LENGTH, Kind, Operation
+from slurm_gsp.core.operation import (
+    DIGEST_LENGTH,
+    ESCALATED,
+    FAILED,
+    PLAN_LENGTH,
+    Kind,
+    Operation,
+    is_campaigns,
+    parse_operation,
+)
 from slurm_gsp.core.policy import OWN_RESERVATION
 from slurm_gsp.core.published import Level
+from slurm_gsp.core.reason import code_of, is_ours
 
 
 class Phase(StrEnum):
@@ -39,6 +49,8 @@ ENDED = frozenset({Phase.RETURNED, Phase.ROLLED_BACK, Phase.ESCALATED, Phase.SKI
 """Nothing more is done to the node, but for taking back what is ours."""
 UNTOUCHED = frozenset({Phase.PLANNED, Phase.RESERVED, Phase.WAITING})
 """The campaign has taken nothing but the node's time."""
+REFUSED = "Slurm refuses: "
+"""How the ``why`` of a node in hand begins whose last effect was not done."""
 
 
 class Status(StrEnum):
@@ -63,7 +75,7 @@ class Found:
 class NodeRecord:
     """One node of a campaign; what the ledger keeps of it.
 
-    ``start`` is when its reservation begins. ``touched``: a reboot was asked for, so what runs on it may have
+    ``start`` is when its reservation begins. ``touched``: a reboot is asked for, so what runs on it may have
     changed. ``boot`` is the boot whose quick proof was good. ``failures`` are operations without success.
     """
 
@@ -84,6 +96,11 @@ class NodeRecord:
     boot: str = ""
     failures: tuple[str, ...] = ()
     why: str = ""
+
+    @property
+    def put_back(self) -> str | None:
+        """The Reason of the drain of others that it gets again at the end; None: it goes into service."""
+        return self.found.reason if self.found.drained and not is_ours(self.found.reason) else None
 
     @property
     def ended(self) -> bool:
@@ -131,14 +148,31 @@ class Terms:
     ignore_jobs: bool = False
     gate_commands: bool = False
 
+    @property
+    def plan_id(self) -> str:
+        """What tells the plan from others in a Reason and in an answer."""
+        return self.plan.digest.removeprefix("sha256:")[:PLAN_LENGTH]
+
     def operation(self, kind: Kind, attempt: int) -> Operation:
         """A try onto the plan's manifest, or back onto the one before it."""
         head = self.plan.heading
         name, digest = head.manifest, head.manifest_digest
         if kind is Kind.ROLLBACK:
             name, digest = head.previous or "", head.previous_digest
-        plan = self.plan.digest.removeprefix("sha256:")[:PLAN_LENGTH]
-        return Operation(kind, head.campaign, name, digest[:DIGEST_LENGTH], attempt, plan)
+        return Operation(kind, head.campaign, name, digest[:DIGEST_LENGTH], attempt, self.plan_id)
+
+    def asked(self, operation: str) -> bool:
+        """Whether this plan asked for the operation of this key."""
+        return operation.startswith(f"{self.plan.campaign}/") and operation.endswith(f"/{self.plan_id}")
+
+    def is_anothers(self, reason: str) -> bool:
+        """Whether a Reason is that of another campaign, or of somebody who realigns by hand."""
+        if not is_campaigns(reason) or code_of(reason) == FAILED:
+            return False
+        asked = parse_operation(reason)
+        if asked is None:
+            return not reason.startswith(f"gsp:{ESCALATED} {self.plan.campaign} ")
+        return (asked.campaign, asked.plan) != (self.plan.campaign, self.plan_id)
 
     def can_roll_back(self, profile: str) -> bool:
         """Whether there is a pin before this one for the profile."""
@@ -229,6 +263,24 @@ class Verify:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancel:
+    """End a verification job of ours, by its id."""
+
+    node: str
+    job: str
+
+
+def job_comment(node: str, operation: str) -> str:
+    """What a verification job says of itself in its comment."""
+    return f"gsp {operation} {node}"
+
+
+def operation_in(comment: str) -> str:
+    """The operation in a ``job_comment``."""
+    return comment.removeprefix("gsp ").partition(" ")[0]
+
+
+@dataclass(frozen=True, slots=True)
 class AskGate:
     """Run the gate's commands for a wave and its nodes."""
 
@@ -236,7 +288,7 @@ class AskGate:
     nodes: tuple[str, ...]
 
 
-Effect: TypeAlias = Reserve | Hold | Release | Drain | PutBack | Resume | Reboot | Verify
+Effect: TypeAlias = Reserve | Hold | Release | Drain | PutBack | Resume | Reboot | Verify | Cancel
 """One change in Slurm. Each may be done twice: the second time changes nothing."""
 
 
@@ -250,7 +302,10 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """All that follows from one look. ``status`` None: as it is. ``loose``: there will be something to do."""
+    """All that follows from one look.
+
+    ``status`` None: as it is. ``loose``: something of ours is left at nodes that have ended, and will go yet.
+    """
 
     moves: tuple[Move, ...] = ()
     gate: Gate | None = None

@@ -54,8 +54,8 @@ class SlurmAdmin(SlurmClient, Protocol):
         """Give a reservation that has not begun another time. NoReservation, Busy."""
         ...
 
-    def hold(self, name: str) -> None:
-        """Take the end away from a reservation. NoReservation."""
+    def hold(self, name: str, node: str | None = None) -> None:
+        """Take the end away from a reservation; with ``node``, it is of that node alone. NoReservation."""
         ...
 
     def release(self, name: str) -> None:
@@ -74,6 +74,10 @@ class SlurmAdmin(SlurmClient, Protocol):
         """Submit a batch job; its id."""
         ...
 
+    def cancel(self, job: str) -> None:
+        """End a job; no error if it is over already."""
+        ...
+
 
 class Run(Protocol):
     """How ``process.run`` is called here."""
@@ -89,7 +93,7 @@ class Run(Protocol):
 
 
 class ScontrolAdmin(Scontrol):
-    """SlurmAdmin by scontrol and the sbatch beside it. Times are told in UTC."""
+    """SlurmAdmin by scontrol, and sbatch and scancel beside it. Times are told in UTC."""
 
     def __init__(
         self,
@@ -102,7 +106,6 @@ class ScontrolAdmin(Scontrol):
         super().__init__(run, scontrol=scontrol, deadline_s=deadline_s, conf=conf)
         self._env = {**self._env, "TZ": "UTC0"}
         self._run_job = run
-        self._sbatch = str(Path(scontrol).with_name("sbatch"))
 
     def reserve(self, name: str, node: str, span: Span, users: Sequence[str], *, ignore_jobs: bool) -> None:
         """Make a MAINT reservation of one node. Exists, Busy."""
@@ -118,10 +121,14 @@ class ScontrolAdmin(Scontrol):
         check_reservation_name(name)
         self._change_reservation("update", f"reservationname={name}", *_span(span))
 
-    def hold(self, name: str) -> None:
-        """Take the end away from a reservation. NoReservation."""
+    def hold(self, name: str, node: str | None = None) -> None:
+        """Take the end away from a reservation; with ``node``, it is of that node alone. NoReservation."""
         check_reservation_name(name)
-        self._change_reservation("update", f"reservationname={name}", f"duration={FOREVER}")
+        words = [f"reservationname={name}", f"duration={FOREVER}"]
+        if node is not None:
+            check_node_name(node)
+            words.append(f"nodes={node}")
+        self._change_reservation("update", *words)
 
     def release(self, name: str) -> None:
         """Delete a reservation. NoReservation; Busy while a job runs in it."""
@@ -152,19 +159,32 @@ class ScontrolAdmin(Scontrol):
 
     def submit(self, script: str, options: Sequence[str]) -> str:
         """Submit a batch job; its id."""
-        argv = (self._sbatch, "--parsable", *options)
-        try:
-            finished = self._run_job(argv, deadline_s=self._deadline_s, stdin=script, env=self._env)
-        except process.CommandMissing as error:
-            raise SlurmMissing(f"sbatch: {error}") from error
-        except process.DeadlineExceeded as error:
-            raise SlurmTimeout(f"sbatch: {error}") from error
-        except process.ProcessError as error:
-            raise SlurmError(f"sbatch: {error}") from error
+        finished = self._command("sbatch", "--parsable", *options, stdin=script)
         found = re.match(r"([0-9]+)(?:[;\s]|$)", finished.stdout)
         if finished.rc != 0 or found is None:
             raise _refined(f"sbatch: {_said(finished)}")
         return found[1]
+
+    def cancel(self, job: str) -> None:
+        """End a job; no error if it is over already."""
+        if not re.fullmatch(r"[0-9]+", job):
+            raise ValueError(f"not the id of one job: {job!r}")
+        finished = self._command("scancel", job)
+        said = _said(finished)
+        if finished.rc != 0 and not re.search(r"Invalid job id|already complet", said):
+            raise _refined(f"scancel {job}: {said}")
+
+    def _command(self, name: str, *words: str, stdin: str | None = None) -> process.Finished:
+        """Run another of Slurm's commands, from the folder of scontrol."""
+        argv = (str(Path(self._scontrol).with_name(name)), *words)
+        try:
+            return self._run_job(argv, deadline_s=self._deadline_s, stdin=stdin, env=self._env)
+        except process.CommandMissing as error:
+            raise SlurmMissing(f"{name}: {error}") from error
+        except process.DeadlineExceeded as error:
+            raise SlurmTimeout(f"{name}: {error}") from error
+        except process.ProcessError as error:
+            raise SlurmError(f"{name}: {error}") from error
 
     def _change_reservation(self, *words: str) -> None:
         finished = self._ask(*words)

@@ -92,10 +92,10 @@ class ModelSlurm:
             raise WrongState(f"{name}: it has begun")
         self.held[name] = (node, max(span[0], self.now), self._end(span[0], span[1]), True)
 
-    def hold(self, name):
+    def hold(self, name, node=None):
         self._up()
-        node, start, *_ = self._reservation(name)
-        self.held[name] = (node, start, start + timedelta(days=365), True)
+        on, start, *_ = self._reservation(name)
+        self.held[name] = (node or on, start, start + timedelta(days=365), True)
 
     def release(self, name):
         self._up()
@@ -152,6 +152,14 @@ class ModelSlurm:
         )
         self._verdict = {**getattr(self, "_verdict", {}), number: (node.name, operation, result)}
         return number
+
+    def cancel(self, job):
+        self._up()
+        for index, one in enumerate(self.jobs):
+            if one.id == job and one.state not in ENDED:
+                if not one.comment:
+                    self.wrong.append(f"job {job} of a user was ended")
+                self.jobs[index] = replace(one, state="CANCELLED", end=self.now)
 
     def _set_reason(self, node, reason):
         if (

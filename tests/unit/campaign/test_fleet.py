@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from slurm_gsp.campaign.fleet import Topology, as_fleet, node_facts
 from slurm_gsp.campaign.model import NEVER, FleetNode, Reservation
 from slurm_gsp.manifest.match import Assignment
 from slurm_gsp.manifest.model import Manifest, Matcher, Packages, Profile
-from slurm_gsp.slurm.client import ControllerAway, Denied, SlurmError, SlurmMissing, SlurmTimeout
+from slurm_gsp.slurm.client import ControllerAway, Denied, NodeState, SlurmError, SlurmMissing, SlurmTimeout
 from slurm_gsp.slurm.fleet import (
     FleetText,
     expand,
@@ -26,12 +27,15 @@ from slurm_gsp.slurm.fleet import (
 
 RECORDED = Path(__file__).parent / "recorded"
 NOW = datetime(2026, 11, 21, 23, 1, 30, tzinfo=UTC)
+BOOTED = "2026-11-21T21:33:29"
+TOLD = '{"nvidia_driver":"580.95.05","gsp_seen":"b1","gsp_booted":"2026-11-21T21:33:30Z"}'
 
 
 def recorded(release: str = "22.05.8") -> FleetText:
-    return FleetText(
+    text = FleetText(
         *((RECORDED / release / f"{name}.txt").read_text() for name in ("nodes", "jobs", "reservations"))
     )
+    return replace(text, nodes=text.nodes.replace('Extra={"nvidia_driver":"580.95.05"}', f"Extra={TOLD}"))
 
 
 def utc(text: str) -> datetime:
@@ -171,15 +175,22 @@ def test_text_without_nodes_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("extra", "driver"),
+    ("extra", "comment", "booted", "driver"),
     [
-        ('{"nvidia_driver":"580.95.05"}', "580.95.05"), ('{"nvidia_driver":""}', None),
-        ('{"nvidia_driver":58}', None),
-        ('{"rack":"7"}', None), ("nvidia_driver=580", None), ('["nvidia_driver"]', None), ("", None),
+        (TOLD, "", BOOTED, "580.95.05"),
+        (TOLD, "", "2026-11-21T22:33:29", None),
+        (TOLD, "", "None", None),
+        ("", f"rack 7 gsp:{TOLD}", BOOTED, "580.95.05"),
+        (TOLD.replace("580.95.05", ""), "", BOOTED, None),
+        ('{"nvidia_driver":"580.95.05"}', "", BOOTED, None),
+        ('{"gsp_seen":58}', "", BOOTED, None),
+        ("gsp_seen=580", "", BOOTED, None),
+        ("", "", BOOTED, None),
     ],
-)  # fmt: skip
-def test_the_published_driver(extra, driver):
-    assert published_driver(extra) == driver
+)
+def test_the_driver_counts_that_was_published_since_the_boot(extra, comment, booted, driver):
+    state = NodeState("n1", frozenset({"IDLE"}), "", "", "", (), "", comment, extra, booted)
+    assert published_driver(state) == driver
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from slurm_gsp.plan_cli import Effects
 
 RECORDED = Path(__file__).parent / "recorded/22.05.8"
 NOW = datetime(2026, 11, 21, 23, 1, 30, 5, tzinfo=UTC)
+TOLD = 'Extra={"nvidia_driver":"580.95.05","gsp_seen":"b1","gsp_booted":"2026-11-21T21:33:30Z"}'
 MANIFEST = """
 name = "2026-11"
 previous = "none"
@@ -36,7 +37,7 @@ class Slurm:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.nodes = (RECORDED / "nodes.txt").read_text()
+        self.nodes = (RECORDED / "nodes.txt").read_text().replace('Extra={"nvidia_driver":"580.95.05"}', TOLD)
         self.away = False
 
     def __call__(self, argv, *, deadline_s, env=None):

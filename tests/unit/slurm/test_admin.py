@@ -1,4 +1,4 @@
-"""What a campaign changes through scontrol and sbatch: the words sent, the answers that come back."""
+"""What a campaign changes through scontrol, sbatch, scancel: the words sent, the answers that come back."""
 
 from __future__ import annotations
 
@@ -52,6 +52,10 @@ WORDS = {
         "update reservationname=gsp_c1_n1 starttime=2126-11-17T09:00:30 duration=2-00:00:00",
     ),
     "hold": (lambda slurm: slurm.hold("gsp_c1_n1"), "update reservationname=gsp_c1_n1 duration=UNLIMITED"),
+    "hold, of one node alone": (
+        lambda slurm: slurm.hold("gsp_c1_n1", "n1"),
+        "update reservationname=gsp_c1_n1 duration=UNLIMITED nodes=n1",
+    ),
     "release": (lambda slurm: slurm.release("gsp_c1_n1"), "delete reservationname=gsp_c1_n1"),
     "reboot": (
         lambda slurm: slurm.reboot("n1", "gsp:realign c1"),
@@ -136,6 +140,19 @@ def test_a_job_that_is_refused():
     slurm, _ = admin((1, "", refusal))
     with pytest.raises(Denied, match="Access denied to requested reservation"):
         slurm.submit("#!/bin/sh\n", [])
+
+
+@pytest.mark.parametrize("said", ["Invalid job id specified", "Job/step already completing or completed"])
+def test_a_job_is_ended_where_it_is_not_over_yet(said):
+    slurm, commands = admin((0, "", ""), (1, "", f"scancel: error: Kill job error on job id 7: {said}"))
+    slurm.cancel("7")
+    slurm.cancel("7")
+    assert commands.asked == ["/opt/bin/scancel 7"] * 2
+    slurm, _ = admin((1, "", "scancel: error: Kill job error on job id 7: Access/permission denied"))
+    with pytest.raises(Denied):
+        slurm.cancel("7")
+    with pytest.raises(ValueError, match="not the id of one job: '--me'"):
+        slurm.cancel("--me")
 
 
 @pytest.mark.parametrize(
