@@ -1,130 +1,72 @@
-"""The command ``slurm-gsp``."""
+"""The command ``slurm-gsp``: each subcommand is loaded when it is called, for some need a lot."""
 
 from __future__ import annotations
 
-import json
-import sys
-from pathlib import Path
+from collections.abc import Iterator, MutableMapping
+from importlib import import_module
+from typing import Final
 
 import click
 
-from slurm_gsp import __version__, campaign_cli
-from slurm_gsp.collect.collect import collect
-from slurm_gsp.collect.root import Root
-from slurm_gsp.collect.runner import LiveRunner
-from slurm_gsp.config import Config, ConfigError, load_config
-from slurm_gsp.core.diagnose import diagnose
-from slurm_gsp.core.finding import EXIT_CODES
-from slurm_gsp.lab.cli import lab
-from slurm_gsp.manifest_cli import manifest
-from slurm_gsp.node_cli import realign_command, reload_command, stage_command
-from slurm_gsp.parse import ParseError
-from slurm_gsp.plan_cli import plan
-from slurm_gsp.record import RecordingError, open_recording, record
-from slurm_gsp.report import as_object, as_text
-from slurm_gsp.this_node import expectation, node_name
-from slurm_gsp.verify_cli import verify
+from slurm_gsp import __version__
 
-CONFIG = Path("/etc/slurm-gsp/config.toml")
-
-_config_option = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=CONFIG,
-    show_default=True,
-    help="Configuration file; defaults apply where it is missing.",
-)
-
-
-class Refused(click.ClickException):
-    """Bad input; the exit code is none of a verdict's."""
-
-    exit_code = 64
+WHERE: Final = {
+    "abort": "campaign_cli:abort",
+    "approve": "campaign_cli:approve_command",
+    "bmc": "bmc_cli:bmc",
+    "check-config": "look_cli:check_config",
+    "fleet": "fleet_cli:fleet",
+    "history": "campaign_cli:history",
+    "inspect": "look_cli:inspect_command",
+    "lab": "lab.cli:lab",
+    "lift": "campaign_cli:lift",
+    "manifest": "manifest_cli:manifest",
+    "pause": "campaign_cli:pause",
+    "plan": "plan_cli:plan",
+    "realign": "node_cli:realign_command",
+    "record": "look_cli:record_command",
+    "reload": "node_cli:reload_command",
+    "resume": "campaign_cli:resume",
+    "rollback": "campaign_cli:rollback",
+    "run": "campaign_cli:run",
+    "schedule": "campaign_cli:schedule",
+    "stage": "node_cli:stage_command",
+    "status": "campaign_cli:status",
+    "step": "campaign_cli:step",
+    "verify": "verify_cli:verify",
+}
+"""Where each subcommand is, below slurm_gsp."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(MutableMapping[str, click.Command]):
+    """The subcommands by name, each imported when it is asked for."""
+
+    def __init__(self) -> None:
+        self._added: dict[str, click.Command] = {}
+
+    def __getitem__(self, name: str) -> click.Command:
+        if name not in self._added:
+            module, _, attribute = WHERE[name].partition(":")
+            self[name] = getattr(import_module(f"slurm_gsp.{module}"), attribute)
+        return self._added[name]
+
+    def __setitem__(self, name: str, command: click.Command) -> None:
+        self._added[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._added[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(WHERE)
+
+    def __len__(self) -> int:
+        return len(WHERE)
+
+
+@click.group(commands=Commands(), context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="slurm-gsp")
 def main() -> None:
     """Keep the NVIDIA GPU nodes of a Slurm cluster on one driver version."""
-
-
-@main.command("inspect")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option(
-    "--recording",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Judge a recording made by `slurm-gsp record` instead of this node.",
-)
-@_config_option
-def inspect_command(as_json: bool, recording: Path | None, config_path: Path) -> None:
-    """Judge this node: verdict, findings with their evidence, and the next step.
-
-    Exit code: 0 consistent or no GPU, 1 latent, 2 mismatch, 3 elsewhere, 4 unknown;
-    64 for a recording or a configuration that cannot be read.
-    Changes nothing and asks Slurm nothing.
-    """
-    if recording is not None:
-        try:
-            evidence = collect(*open_recording(recording))
-        except (RecordingError, ParseError) as error:
-            raise Refused(str(error)) from None
-    else:
-        config = _load(config_path)
-        evidence = collect(Root("/"), _runner(config), expectation(config, node_name()))
-    diagnosis = diagnose(evidence)
-    if as_json:
-        click.echo(json.dumps(as_object(evidence, diagnosis), indent=2))
-    else:
-        click.echo(as_text(evidence, diagnosis))
-    sys.exit(EXIT_CODES[diagnosis.verdict])
-
-
-@main.command("record")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@_config_option
-def record_command(folder: Path, config_path: Path) -> None:
-    """Write what the detector reads on this node to FOLDER: a support bundle and a test fixture in one."""
-    config = _load(config_path)
-    try:
-        evidence = record(folder, "/", _runner(config), expectation(config, node_name()))
-    except RecordingError as error:
-        raise Refused(str(error)) from None
-    click.echo(f"{folder}: recorded {evidence.hostname}, verdict {diagnose(evidence).verdict.value}")
-
-
-@main.command("check-config")
-@click.argument("path", type=click.Path(path_type=Path, exists=True, dir_okay=False), default=CONFIG)
-def check_config(path: Path) -> None:
-    """Check a configuration file and print every error with its place."""
-    load = load_config
-    try:
-        load(path, must_exist=True, owner_uid=path.stat().st_uid if path != CONFIG else 0)
-    except ConfigError as error:
-        raise Refused("\n".join(error.errors)) from None
-    click.echo(f"{path}: good")
-
-
-main.add_command(lab)
-main.add_command(manifest)
-main.add_command(plan)
-for _command in campaign_cli.COMMANDS:
-    main.add_command(_command)
-main.add_command(realign_command)
-main.add_command(reload_command)
-main.add_command(stage_command)
-main.add_command(verify)
-
-
-def _load(path: Path) -> Config:
-    try:
-        return load_config(path)
-    except ConfigError as error:
-        raise Refused("\n".join(error.errors)) from None
-
-
-def _runner(config: Config) -> LiveRunner:
-    return LiveRunner(config.deadlines.command_s, config.deadlines.nvml_s)
 
 
 if __name__ == "__main__":

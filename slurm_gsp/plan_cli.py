@@ -371,7 +371,7 @@ def _print(made: Plan, zone: tzinfo) -> None:
     if made.unknown_driver:
         console.print(
             f"\n{_nodes(len(made.unknown_driver))} planned without knowing the loaded driver, "
-            f"which nothing has published: {folded(made.unknown_driver)}"
+            f"which they have not published since they booted: {folded(made.unknown_driver)}"
         )
 
 

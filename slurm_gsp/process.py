@@ -55,6 +55,8 @@ class Finished:
 
 Reply = Callable[[str, str], str | None]
 """Given all of stdout and stderr so far: what to write and then close stdin, or None to wait for more."""
+Sink = Callable[[bytes], None]
+"""Takes the output piece by piece."""
 
 
 def find_command(name: str, dirs: Sequence[str] = COMMAND_DIRS) -> str | None:
@@ -66,20 +68,32 @@ def find_command(name: str, dirs: Sequence[str] = COMMAND_DIRS) -> str | None:
     return None
 
 
-def run(
+def run(  # noqa: PLR0913 - what a process needs
     argv: Sequence[str],
     *,
     deadline_s: float,
     stdin: str | None = None,
     env: Mapping[str, str] | None = None,
     limit_bytes: int = DEFAULT_LIMIT_BYTES,
+    sink: Sink | None = None,
 ) -> Finished:
     """Run one command to its end. ``env`` is added to a small fixed environment, nothing is inherited.
 
-    Output past ``limit_bytes`` (of stdout, or of stderr) is cut and the process ended.
+    Output past ``limit_bytes`` (of stdout, or of stderr) is cut and the process ended. A ``sink`` takes
+    stdout as it comes, without a limit, and it is not kept. An exception from it ends the process.
     """
     child = _Child(argv, deadline_s, env, limit_bytes, pty=False)
+    child.sink = sink
     return child.finish(stdin, None)
+
+
+def begin(
+    argv: Sequence[str], *, deadline_s: float, env: Mapping[str, str] | None = None, sink: Sink | None = None
+) -> Callable[[], Finished]:
+    """Start one command as ``run`` does and go on; the result waits for its end, and has to be called."""
+    child = _Child(argv, deadline_s, env, DEFAULT_LIMIT_BYTES, pty=False)
+    child.sink = sink
+    return lambda: child.finish(None, None)
 
 
 def converse(
@@ -119,6 +133,7 @@ class _Child:
         self.out = bytearray()
         self.err = bytearray()
         self.cut = False
+        self.sink: Sink | None = None
         slave = -1
         self.master = -1
         if pty:
@@ -216,6 +231,9 @@ class _Child:
             return True
         except OSError:  # a pseudo-terminal says EIO when the last writer closed it
             return False
+        if self.sink is not None and sink is self.out:
+            self.sink(data)
+            return bool(data)
         room = self.limit - len(sink)
         sink += data[:room]
         self.cut = self.cut or len(data) > room

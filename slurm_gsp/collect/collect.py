@@ -70,6 +70,7 @@ DPKG_STATUS = "/var/lib/dpkg/status"
 MIG = f"{PROC}/capabilities"
 LADDER = "/var/lib/slurm-gsp/ladder.json"
 GRES_FILES = ("/etc/slurm/gres.conf", "/run/slurm/conf/gres.conf", "/etc/slurm-llnl/gres.conf")
+INFINIBAND = "/sys/class/infiniband"
 FIRMWARE_PATH = "/sys/module/firmware_class/parameters/path"
 COMPRESSIONS = ("", ".zst", ".xz")
 """The kernel tries every directory for the plain name first, then for .zst, then for .xz."""
@@ -173,6 +174,7 @@ def collect(root: Root, runner: Runner, expect: Expectation, level: Level = Leve
         stuck=_stuck(root) if full else _skipped("/proc"),
         expected_gpus=_expected(root, expect, pci),
         pin=expect.pin,
+        nics=read_nics(root) if full else _skipped(INFINIBAND),
         tried=_tried(root),
     )
 
@@ -725,6 +727,22 @@ def _fabric_manager(packages: Reading[tuple[Package, ...]]) -> Reading[str]:
     manager = fabric_manager(packages.value)
     version = driver_version_of(manager) if manager is not None else None
     return Known(version, packages.source) if version is not None else Absent(packages.source)
+
+
+def read_nics(root: Root) -> Reading[tuple[tuple[str, str], ...]]:
+    """(name, firmware version) of each InfiniBand or RoCE device."""
+    names = root.list(INFINIBAND)
+    if isinstance(names, Absent):
+        return Known((), INFINIBAND)
+    if not isinstance(names, Known):
+        return names
+    found = []
+    for name in names.value:
+        version = root.read(f"{INFINIBAND}/{name}/fw_ver", 1 << 10)
+        if not isinstance(version, Known):
+            return Unknown(f"{INFINIBAND}/{name}/fw_ver", "cannot be read")
+        found.append((name, version.value.strip()))
+    return Known(tuple(found), INFINIBAND)
 
 
 def _stuck(root: Root) -> Reading[tuple[StuckProcess, ...]]:

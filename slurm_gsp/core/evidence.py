@@ -79,6 +79,10 @@ NO_MODULE_TREE = Unknown("/lib/modules", "not there")
 """For a DiskModule: a node that keeps no modules on disk at all, of any kernel."""
 
 
+NICS_NOT_READ = Unknown("/sys/class/infiniband", "not read")
+"""For a value that was made without them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Library:
     """A copy of a userspace library; ``version`` from the file name behind the links, None if it has none."""
@@ -174,5 +178,7 @@ class Evidence:
     stuck: Reading[tuple[StuckProcess, ...]]
     expected_gpus: Reading[int]
     pin: Pin = Pin()
+    nics: Reading[tuple[tuple[str, str], ...]] = NICS_NOT_READ
+    """(name, firmware version) of each InfiniBand or RoCE device."""
     tried: tuple[tuple[str, str], ...] = ()
     """(code, remedy) pairs already tried on this node since the fault first appeared."""

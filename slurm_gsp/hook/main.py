@@ -15,7 +15,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slurm_gsp.collect.collect import Level, collect
 from slurm_gsp.collect.kernel_log import as_dmesg, concerns_driver, read_since
@@ -47,6 +49,9 @@ from slurm_gsp.hook.watch import Watch
 from slurm_gsp.slurm.client import NodeState, SlurmClient, SlurmError
 from slurm_gsp.slurm.scontrol import Scontrol
 from slurm_gsp.this_node import INFORMATION_S, expectation, node_name
+
+if TYPE_CHECKING:  # only a full look needs it
+    from slurm_gsp.hook.tell import Teller
 
 FINE, FINDING, OWN_FAULT = 0, 10, 70
 
@@ -116,6 +121,16 @@ def uptime() -> float:
 def boot_id() -> str:
     """The id of this boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+
+
+def boot_time() -> datetime | None:
+    """When this boot began, by this node's clock; None where the kernel does not say."""
+    try:
+        lines = Path("/proc/stat").read_text("ascii").splitlines()
+        seconds = next(int(line.split()[1]) for line in lines if line.startswith("btime "))
+        return datetime.fromtimestamp(seconds, UTC)
+    except (OSError, ValueError, LookupError, StopIteration, OverflowError):
+        return None
 
 
 class HookRunner(LiveRunner):
@@ -202,13 +217,14 @@ class LiveLook:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What a hook needs of the machine: Slurm's name for it, a look at it, a place to remember, a clock."""
+    """What a hook needs of the machine: Slurm's name for it, a look at it, a place to remember, clocks."""
 
     node: str
     look: Callable[[Memory, Level], tuple[Evidence, Diagnosis]]
     places: Places = store.PLACES
     uptime: Callable[[], float] = uptime
     boot_id: Callable[[], str] = boot_id
+    booted: Callable[[], datetime | None] = boot_time
 
 
 class HealthCheck:
@@ -222,6 +238,11 @@ class HealthCheck:
         self._report_only = report_only
         self._node = host.node
         self._limits = Limits(config.health.log_runs, config.health.hung_runs)
+        self._began = 0.0
+        self._seen: NodeState | None = None
+        """The node's record, where this run has read it."""
+        self._away = False
+        """Whether Slurm was asked in vain in this run."""
 
     def run(self, why: str) -> int:
         """One run under the lock; an overlapping run has nothing to add."""
@@ -240,6 +261,7 @@ class HealthCheck:
         first = past is None
         past = past or Memory(current)
         now, started_at = self._host.uptime(), time.time()
+        self._began = now
         full_is_near = 0 < past.next_full - now <= 2 * self._config.health.full_interval_s
         only_log = why == "due" and full_is_near and past.verdict in _QUIET
         evidence, diagnosis = self._look(past, Level.CHEAP if only_log else Level.FULL)
@@ -277,7 +299,10 @@ class HealthCheck:
                 past.standing, past.reason = Standing.NONE, ""
                 if diagnosis.verdict is Verdict.CONSISTENT:
                     self._whole(past)
-            self._prove(past, evidence, diagnosis)
+            if not self._report_only:
+                self._tell(
+                    past, evidence, diagnosis, first=first, certain=fault is not None or not candidates
+                )
         finally:
             self._remember(past, evidence, started_at, healthy=not candidates)
         if fault is None and candidates:
@@ -315,6 +340,7 @@ class HealthCheck:
         answer: list[tuple[Standing, str]] = []
 
         def keep(state: NodeState) -> bool:
+            self._seen = state
             decision = decide_drain(view_of(state), reason)
             answer[:] = [(decision.standing, decision.why)]
             if decision.write and not state.drained and self._breaker(state):
@@ -326,6 +352,7 @@ class HealthCheck:
         try:
             self._client.drain_unless(self._node, reason, keep)
         except SlurmError as error:
+            self._away = True
             return Standing.PENDING, f"not drained, will try again: {error}"
         return answer[0]
 
@@ -343,7 +370,7 @@ class HealthCheck:
         if not self._config.health.resume:
             return
         try:
-            state = self._client.node(self._node)
+            state = self._seen = self._client.node(self._node)
             if may_resume(view_of(state)):
                 self._client.resume(self._node)
                 say(f"resumed: consistent on a new boot, was {state.reason!r}")
@@ -365,24 +392,72 @@ class HealthCheck:
         """The next full look is brought forward."""
         past.next_full = min(past.next_full, self._host.uptime() + self._spread(seconds))
 
-    def _prove(self, past: Memory, evidence: Evidence, diagnosis: Diagnosis) -> None:
-        """After the reboot of a realignment, tell Slurm what this look proves of it."""
-        if self._report_only or not self._places.journal.exists():
+    def _tell(
+        self, past: Memory, evidence: Evidence, diagnosis: Diagnosis, *, first: bool, certain: bool
+    ) -> None:
+        """Keep the node's own record true, and prove a realignment where that is due."""
+        # a look at the log alone never needs it
+        from slurm_gsp.hook.tell import Teller  # noqa: PLC0415
+
+        teller = Teller(self._config, self._client, self._node, self._places)
+        values = teller.values(past, evidence, diagnosis)
+        teller.plan(past, self._host.uptime(), self._conf_time())
+        if self._places.journal.exists():
+            self._prove(past, evidence, diagnosis, teller, values)
+        # slurmd waits for the first look of a boot before it registers; a lead has to repeat
+        if not teller.silent and (values or past.told):
+            self._publish(past, teller, values, may=certain and not first and not self._away)
+
+    def _publish(self, past: Memory, teller: Teller, values: Mapping[str, str], *, may: bool) -> None:
+        """One update where something has changed; else, or when that has to wait, nothing."""
+        now = self._host.uptime()
+        due = teller.at(past, values)
+        if now < due or not may or not self._has_time():
+            past.next_full = min(past.next_full, max(due, now))
             return
+        try:
+            teller.send(past, values, now, booted=self._host.booted(), seen=self._seen)
+        except (SlurmError, ValueError) as error:
+            past.next_tell = now + self._spread(self._config.health.retry_interval_s)
+            past.next_full = min(past.next_full, past.next_tell)
+            say(f"not published, will try again: {error}")
+
+    def _has_time(self) -> bool:
+        """Whether this run has time left for a read and an update."""
+        limits = self._config.deadlines
+        return self._host.uptime() - self._began + 2 * limits.slurm_s <= limits.run_s
+
+    def _prove(
+        self,
+        past: Memory,
+        evidence: Evidence,
+        diagnosis: Diagnosis,
+        teller: Teller,
+        values: Mapping[str, str],
+    ) -> None:
+        """After the reboot of a realignment, tell Slurm what this look proves of it."""
         # most nodes never need them
         from slurm_gsp.node.journal import Places as Journals  # noqa: PLC0415
         from slurm_gsp.node.prove import SOON_S, give_proof  # noqa: PLC0415
-        from slurm_gsp.node.publish import publish  # noqa: PLC0415
 
         if past.standing == Standing.PENDING:  # Slurm was just asked in vain
             self._look_within(past, SOON_S)
             return
 
-        def tell(values: Mapping[str, str]) -> None:
-            publish(self._client, self._node, self._config.verify.publish, values)
+        def tell(proof: Mapping[str, str]) -> None:
+            now, booted = self._host.uptime(), self._host.booted()
+            teller.send(past, values, now, booted=booted, seen=self._seen, proof=proof)
 
         places = Journals(self._places.lib)
-        given = give_proof(places, past.boot_id, evidence, diagnosis, tell, doubted=past.doubted)
+        given = give_proof(
+            places,
+            past.boot_id,
+            evidence,
+            diagnosis,
+            tell,
+            doubted=past.doubted,
+            uptime=self._host.uptime(),
+        )
         if given is None:
             return
         past.doubted = given.doubtful
@@ -390,14 +465,26 @@ class HealthCheck:
             self._look_within(past, given.again_s)
         say(str(given))
 
+    def _confs(self) -> list[str]:
+        """Where slurm.conf may be."""
+        beside = (f"{path.rpartition('/')[0]}/slurm.conf" for path in self._config.node.gres_conf)
+        return [*beside, *filter(None, [self._config.slurm.conf])]
+
+    def _conf_time(self) -> int:
+        """When slurm.conf was changed last; 0 where there is none."""
+        times = [0]
+        for path in self._confs():
+            with contextlib.suppress(OSError):
+                times.append(os.stat(path).st_mtime_ns)
+        return max(times)
+
     def _remember(self, past: Memory, evidence: Evidence, started_at: float, *, healthy: bool) -> None:
         """The time of the next look last: a run that is cut off before it is made again."""
         run = self._places.run
         store.save(past, self._places.state(self._node))
-        gres = self._config.node.gres_conf
-        conf = (f"{path.rpartition('/')[0]}/slurm.conf" for path in gres)
+        slurms = (*self._config.node.gres_conf, *self._confs())
         ours = (os.fspath(DEFAULT_PATH), os.fspath(self._places.journal), os.fspath(self._places.pin))
-        watch = Watch(evidence, (*ours, *gres, *conf), started_at)
+        watch = Watch(evidence, (*ours, *slurms), started_at)
         watch.write(
             run, healthy=healthy, all_jobs=self._config.prolog.all_jobs, following=self._config.health.next
         )

@@ -55,6 +55,8 @@ class Memory:
 
     ``probe`` and ``reader`` are (pid, start time) of processes that hang in the driver and were left alone.
     ``doubted``: one look after a realignment proved nothing good, and the next one is to say it too.
+    ``told`` is what Slurm was told last, not before ``next_tell``; at ``next_check`` it is compared with what
+    Slurm says. ``conf`` is the time of slurm.conf then.
     """
 
     boot_id: str
@@ -70,6 +72,10 @@ class Memory:
     probe: tuple[int, int] | None = None
     reader: tuple[int, int] | None = None
     doubted: bool = False
+    told: dict[str, str] = field(default_factory=dict)
+    next_tell: float = 0.0
+    next_check: float = 0.0
+    conf: int = 0
     version: int = _VERSION
 
 
@@ -93,6 +99,10 @@ def load(boot_id: str, path: Path) -> Memory | None:
             probe=_process(data["probe"]),
             reader=_process(data["reader"]),
             doubted=bool(data.get("doubted")),
+            told={str(key): str(value) for key, value in data.get("told", {}).items()},
+            next_tell=float(data.get("next_tell", 0)),
+            next_check=float(data.get("next_check", 0)),
+            conf=int(data.get("conf", 0)),
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return None

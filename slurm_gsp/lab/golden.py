@@ -71,6 +71,9 @@ manifest = "/etc/slurm-gsp/manifests/{NEW}.toml"
 min_free_mb = 16
 lock_wait_s = 10
 step_s = 60
+
+[verify]
+publish_spread_s = 0
 """
 
 _FILES = {

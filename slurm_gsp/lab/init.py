@@ -25,6 +25,7 @@ LAB = Path("/.lab")  # the node's folder of the host: hardware, console, boot co
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 OSRELEASE = Path("/proc/sys/kernel/osrelease")
 PROC_MODULES = Path("/proc/modules")
+STAT = Path("/proc/stat")
 KMSG = Path("/dev/kmsg")
 GRACE = 1.0  # between the request and the end: RebootProgram's answer has to reach slurmctld
 
@@ -60,10 +61,10 @@ def build_world(settings: Settings) -> None:
         mounts.bind(fake / target, root / target)
     for name in modules:
         (root / "sys/module" / name).mkdir(exist_ok=True)
-    for path in (BOOT_ID, OSRELEASE, PROC_MODULES):
+    for path in (BOOT_ID, OSRELEASE, PROC_MODULES, STAT):
         if (root / path.relative_to("/")).exists():  # a kernel without modules has no /proc/modules
             file = fake / path.name
-            file.touch()
+            file.write_text(path.read_text() if path == STAT else "")
             mounts.bind(file, root / path.relative_to("/"))
     (root / "dev/kmsg").touch()
     for name in ("nvidiactl", *(f"nvidia{i}" for i in range(settings.gpus))):
@@ -136,6 +137,8 @@ class Machine:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.boots = 0
+        found = re.search(r"btime (\d+)", STAT.read_text())
+        self.host_booted = int(found[1]) if found else 0
 
     def boot(self, *, announced: bool) -> None:
         """Boot the driver and start slurmd; a machine that does not return stops here."""
@@ -147,6 +150,7 @@ class Machine:
             return
         started = int(time.monotonic() * 1e6) - 5_000_000
         BOOT_ID.write_text(f"{uuid.uuid4()}\n")
+        STAT.write_text(re.sub(r"btime \d+", f"btime {self.booted(announced=announced)}", STAT.read_text()))
         release = kernel_release()
         OSRELEASE.write_text(release + "\n")
         Path("/run/lock").mkdir()
@@ -159,6 +163,10 @@ class Machine:
         self.say(f"boot {self.boots}: kernel {release}")
         (LAB / "boots.new").write_text(f"{self.boots}\n")
         (LAB / "boots.new").rename(LAB / "boots")
+
+    def booted(self, *, announced: bool) -> int:
+        """When this boot began, as slurmd says too: with the host, unless it is told that it is now."""
+        return int(time.time()) if announced else self.host_booted
 
     def shut_down(self) -> None:
         """End every process of the node."""

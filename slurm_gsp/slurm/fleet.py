@@ -7,19 +7,19 @@ so that no change of the clocks makes one ambiguous.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import cache, partial
+from datetime import datetime, timedelta
+from functools import cache
 from typing import Final
 
 from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
 
-from slurm_gsp import process
 from slurm_gsp.campaign.model import NEVER, Reservation
-from slurm_gsp.core.published import DRIVER_KEY, read_published
-from slurm_gsp.slurm.client import ControllerAway, Denied, NodeState, SlurmError, SlurmMissing, SlurmTimeout
-from slurm_gsp.slurm.scontrol import Run, parse_node
+from slurm_gsp.core.published import DRIVER_KEY, read_told
+from slurm_gsp.slurm.ask import NOTHING, Run, asking, time_of, time_or_none
+from slurm_gsp.slurm.client import NodeState, SlurmError
+from slurm_gsp.slurm.scontrol import parse_node
 
 JOB_NAME: Final = "gsp-verify"
 """The name of all verification jobs; their comment says which node and operation they are of."""
@@ -29,15 +29,12 @@ RECURRENCE_DAYS: Final = 60
 _HOLDING: Final = "RUNNING,SUSPENDED,COMPLETING,CONFIGURING,RESIZING,SIGNALING,STAGE_OUT,STOPPED"
 """States in which a job holds nodes; all known since 22.05."""
 _JOB_FORM: Final = "%A|%T|%l|%e|%N"
-_LIMIT_BYTES: Final = 1 << 30
 _FREE_TEXT: Final = re.compile(r" (?:Reason|Comment|Extra)=")
 _FEATURES: Final = re.compile(r" AvailableFeatures=(\S+)")
 _GRES: Final = re.compile(r" Gres=(\S+)")
 _SOCKETS: Final = re.compile(r"\([^()\s]*\)")
-_NOTHING: Final = frozenset({"", "(null)", "N/A", "None", "NONE", "Unknown"})
 _RESERVATION: Final = re.compile(r"ReservationName=(.*?) StartTime=(\S+) EndTime=(\S+)")
 _FIELD: Final = re.compile(r" ([A-Za-z]+)=(\S*)")
-_ERROR: Final = re.compile(r"^slurm_\w+(?: error)?: (.*)", re.MULTILINE)
 _DAY_FLAGS: Final = ("DAILY", "WEEKDAY", "WEEKEND", "WEEKLY")
 
 
@@ -81,7 +78,7 @@ def read_fleet(
     deadline_s: float = 60.0,
 ) -> FleetText:
     """Ask Slurm three times; nothing is changed. SlurmError where it does not answer."""
-    ask = _asking(run, conf, deadline_s)
+    ask = asking(run, conf, deadline_s)
     # jobs last: a job that starts in between is seen, and one that ends only leaves the node free sooner
     nodes = ask(scontrol, "-a", "-o", "show", "node")
     reservations = ask(scontrol, "-a", "-o", "show", "reservation")
@@ -97,34 +94,13 @@ def read_campaign(
     deadline_s: float = 60.0,
 ) -> CampaignText:
     """Ask Slurm four times, whatever the size of the fleet and of the campaign; nothing is changed."""
-    ask = _asking(run, conf, deadline_s)
+    ask = asking(run, conf, deadline_s)
     # our own jobs before the nodes: what a job published before it ended is then seen with its end
     ours = ask(squeue, "-h", "-a", "-t", "all", "-n", JOB_NAME, "-o", "%A|%T|%u|%e|%N|%k")
     nodes = ask(scontrol, "-a", "-o", "show", "node")
     reservations = ask(scontrol, "-a", "-o", "show", "reservation")
     others = ask(squeue, "-h", "-a", "-t", f"{_HOLDING},NODE_FAIL", "-o", "%A|%T|%u|%e|%N|%j")
     return CampaignText(nodes, reservations, others, ours)
-
-
-def _asking(run: Run | None, conf: str | None, deadline_s: float) -> Callable[..., str]:
-    run = run or partial(process.run, limit_bytes=_LIMIT_BYTES)
-    env = {"TZ": "UTC0", "SLURM_TIME_FORMAT": "standard", **({"SLURM_CONF": conf} if conf else {})}
-
-    def ask(*argv: str) -> str:
-        asked = " ".join(argv)
-        try:
-            done = run(argv, deadline_s=deadline_s, env=env)
-        except process.CommandMissing as error:
-            raise SlurmMissing(f"{asked}: {error}") from error
-        except process.DeadlineExceeded as error:
-            raise SlurmTimeout(f"{asked}: {error}") from error
-        except process.ProcessError as error:
-            raise SlurmError(f"{asked}: {error}") from error
-        if done.rc != 0 or _ERROR.search(done.stderr):
-            raise _refused(asked, done)
-        return done.stdout
-
-    return ask
 
 
 def parse_fleet(text: FleetText, now: datetime) -> tuple[SeenNode, ...]:
@@ -140,7 +116,7 @@ def parse_fleet(text: FleetText, now: datetime) -> tuple[SeenNode, ...]:
             state=state,
             features=_listed(_FEATURES, head),
             gres=_listed(_GRES, _SOCKETS.sub("", head)),
-            driver=published_driver(state.extra),
+            driver=published_driver(state),
             busy_until=busy.get(state.name),
             reservations=held.get(state.name, ()),
         )
@@ -160,7 +136,7 @@ def parse_jobs(text: str) -> dict[str, datetime]:
         if len(parts) != 5:
             raise SlurmError(f"not a job as asked of squeue ({_JOB_FORM}): {line[:200]!r}")
         _, _, limit, end, hosts = parts
-        moment = NEVER if limit == "UNLIMITED" or end in _NOTHING else _time(end)
+        moment = NEVER if limit == "UNLIMITED" or end in NOTHING else time_of(end)
         names = expanded.get(hosts)
         if names is None:
             names = expanded[hosts] = expand(hosts)
@@ -183,7 +159,7 @@ def parse_reservations(text: str, now: datetime) -> dict[str, tuple[Reservation,
             raise SlurmError(f"not a reservation as scontrol writes it: {line[:200]!r}")
         fields = dict(_FIELD.findall(line[found.end() :]))
         flags = frozenset(fields.get("Flags", "").split(","))
-        spans = _spans(_time(found[2]), _time(found[3]), flags, now)
+        spans = _spans(time_of(found[2]), time_of(found[3]), flags, now)
         for name in expand(fields.get("Nodes", "")) if spans else ():
             held.setdefault(name, []).append(len(known))
         known.append([Reservation(found[1], start, end, "MAINT" in flags) for start, end in spans])
@@ -199,7 +175,7 @@ def parse_reservations(text: str, now: datetime) -> dict[str, tuple[Reservation,
 
 def expand(hosts: str) -> tuple[str, ...]:
     """The names in a hostlist."""
-    if hosts in _NOTHING:
+    if hosts in NOTHING:
         return ()
     if "[" not in hosts:
         return tuple(filter(None, hosts.split(",")))
@@ -209,9 +185,10 @@ def expand(hosts: str) -> tuple[str, ...]:
         raise SlurmError(f"not a hostlist: {hosts[:200]!r}: {error}") from error
 
 
-def published_driver(extra: str) -> str | None:
-    """The loaded driver that a node's Extra names; None where nobody put it there."""
-    return (read_published(extra).get(DRIVER_KEY) or None) if DRIVER_KEY in extra else None
+def published_driver(state: NodeState) -> str | None:
+    """The loaded driver that a node published since it booted; None where it published none."""
+    told = read_told((state.extra, state.comment), time_or_none(state.boot_time))
+    return (told.values.get(DRIVER_KEY) or None) if told is not None and told.current else None
 
 
 def parse_topology(text: str) -> dict[str, str]:
@@ -245,19 +222,7 @@ def records(text: str, first: str) -> Iterable[str]:
 
 def _listed(form: re.Pattern[str], head: str) -> tuple[str, ...]:
     found = form.search(head)
-    return () if found is None or found[1] in _NOTHING else tuple(filter(None, found[1].split(",")))
-
-
-def time_or_none(text: str) -> datetime | None:
-    """A time as Slurm writes it in UTC; None where it says that there is none."""
-    return None if text in _NOTHING else _time(text)
-
-
-def _time(text: str) -> datetime:
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=UTC)
-    except ValueError as error:
-        raise SlurmError(f"not a time as Slurm writes it: {text!r}") from error
+    return () if found is None or found[1] in NOTHING else tuple(filter(None, found[1].split(",")))
 
 
 def _spans(
@@ -279,15 +244,3 @@ def _spans(
             spans.append((start, start + length))
         start += step
     return spans
-
-
-def _refused(asked: str, done: process.Finished) -> SlurmError:
-    said = " / ".join(line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip())[
-        :500
-    ]
-    message = f"{asked}: {said or 'no answer'} (exit status {done.rc})"
-    if re.search(r"Unable to contact|controller|Communication|Connection refused", said):
-        return ControllerAway(message)
-    if re.search(r"permission denied|Invalid user id|authentication", said, re.IGNORECASE):
-        return Denied(message)
-    return SlurmError(message)

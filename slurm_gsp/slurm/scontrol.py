@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from slurm_gsp import process
@@ -175,25 +176,50 @@ def parse_node(line: str) -> NodeState:
         keys.setdefault(match[1], match[2])
     if not keys.get("NodeName") or not keys.get("State"):
         raise SlurmError(f"not a node as scontrol writes it: {line[:200]!r}")
+    texts = free_texts(tail)
+    return NodeState(
+        name=keys["NodeName"],
+        states=parse_states(keys["State"]),
+        reason=texts.reason,
+        reason_user=texts.user,
+        reason_time=texts.when,
+        partitions=tuple(part for part in _text(keys.get("Partitions", "")).split(",") if part),
+        reservation=texts.reservation,
+        comment=texts.comment,
+        extra=texts.extra,
+        boot_time=_text(keys.get("BootTime", "")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FreeTexts:
+    """What people and programs wrote into a node's record; ``user`` and ``when`` are the Reason's."""
+
+    reason: str
+    user: str
+    when: str
+    comment: str
+    extra: str
+    reservation: str
+
+
+def free_texts(tail: str) -> FreeTexts:
+    """The free texts at the end of a node's line, from the first one on."""
     reason, user, when = "", "", ""
     stamped = _STAMPED_REASON.search(tail)
     if stamped:
         reason, user, when = stamped.groups()
         tail = tail[: stamped.start()] + tail[stamped.end() :]
+    keys: dict[str, str] = {}
     for match in _TAIL_PAIR.finditer(tail):
         keys.setdefault(match[1], match[2].strip())
-    reason = reason or keys.get("Reason", "")
-    return NodeState(
-        name=keys["NodeName"],
-        states=parse_states(keys["State"]),
-        reason=_text(reason),
-        reason_user=user,
-        reason_time=when,
-        partitions=tuple(part for part in _text(keys.get("Partitions", "")).split(",") if part),
-        reservation=_text(keys.get("ReservationName", "")),
+    return FreeTexts(
+        reason=_text(reason or keys.get("Reason", "")),
+        user=user,
+        when=when,
         comment=_text(keys.get("Comment", "")),
         extra=_text(keys.get("Extra", "")),
-        boot_time=_text(keys.get("BootTime", "")),
+        reservation=_text(keys.get("ReservationName", "")),
     )
 
 

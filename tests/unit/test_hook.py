@@ -39,6 +39,7 @@ from slurm_gsp.hook.main import (
 from slurm_gsp.hook.memory import Memory, Places
 from slurm_gsp.node import journal as journals
 from slurm_gsp.node.journal import Journal, State, Step
+from slurm_gsp.node.prove import SETTLED_S
 from slurm_gsp.parse import ParseError
 from slurm_gsp.record import open_recording
 from slurm_gsp.slurm.client import ControllerAway, Denied, NodeState, SlurmError
@@ -48,6 +49,8 @@ RECORDING = next(
 )
 EVIDENCE = collect(*open_recording(RECORDING))
 HEALTH = Health(jitter=0.0)
+LATER = Verify(publish_spread_s=10**9)
+"""Nothing is published, unless a campaign waits for it."""
 
 
 def node(state="IDLE", reason="", reservation="", name="n1"):
@@ -149,7 +152,7 @@ def machine(tmp_path):
 
 
 def check(machine, slurm, why="bad", config=None, **options):
-    config = config or Config(health=HEALTH)
+    config = config or Config(health=HEALTH, verify=LATER)
     return HealthCheck(config, slurm, machine.host, **{"report_only": False, **options}).run(why)
 
 
@@ -286,7 +289,7 @@ def test_report_only_tells_slurm_nothing_and_hides_nothing_from_the_next_run(mac
     ],
 )
 def test_resume(machine, slurm, resume, boot, verdict, state, resumed, forgotten):
-    config = Config(health=replace(HEALTH, resume=resume))
+    config = Config(health=replace(HEALTH, resume=resume), verify=LATER)
     machine.found = diagnosis(SKEW)
     check(machine, slurm, config=config)
     slurm.state = node(state, slurm.state.reason)
@@ -298,7 +301,7 @@ def test_resume(machine, slurm, resume, boot, verdict, state, resumed, forgotten
 
 def test_resume_is_tried_again_once_the_reboot_is_over(machine, slurm):
     """The first look of a boot comes before slurmd registers: Slurm still calls it a reboot."""
-    config = Config(health=replace(HEALTH, resume=True))
+    config = Config(health=replace(HEALTH, resume=True), verify=LATER)
     machine.found = diagnosis(SKEW)
     check(machine, slurm, config=config)
     slurm.state = node("DOWN+DRAIN+REBOOT_ISSUED", "gsp:umd-skew : reboot issued")
@@ -312,7 +315,7 @@ def test_resume_is_tried_again_once_the_reboot_is_over(machine, slurm):
 
 
 def test_a_drain_of_others_is_never_resumed(machine, slurm):
-    config = Config(health=replace(HEALTH, resume=True))
+    config = Config(health=replace(HEALTH, resume=True), verify=LATER)
     machine.found = diagnosis(SKEW)
     check(machine, slurm, config=config)
     slurm.state = node("IDLE+DRAIN", "fan")
@@ -340,7 +343,7 @@ def test_a_log_line_that_means_something_asks_for_a_full_look(machine, slurm):
 
 def test_what_does_not_drain_by_configuration_is_only_said(machine, slurm):
     machine.found = diagnosis(SKEW)
-    config = Config(health=HEALTH, drain=Drain((("umd-skew", False),)))
+    config = Config(health=HEALTH, verify=LATER, drain=Drain((("umd-skew", False),)))
     assert (check(machine, slurm, config=config), slurm.calls) == (FINE, [])
 
 
@@ -470,6 +473,19 @@ def test_what_is_not_good_is_told_by_the_second_look(machine, slurm, found, expe
     assert (proof(slurm), proven(machine)) == (expected, True)
 
 
+def test_a_boot_has_time_to_settle(machine, slurm):
+    """A fabric manager or a library that is late by minutes is no reason to roll back."""
+    realigned(machine)
+    machine.found = diagnosis(verdict=Verdict.UNKNOWN)
+    machine.now = SETTLED_S - 16
+    check(machine, slurm, "first")
+    for _ in range(2):
+        assert (proof(slurm), machine.memory.next_full) == (None, machine.now + 15)
+        machine.now += 15
+        check(machine, slurm, "due")
+    assert proof(slurm) is not None
+
+
 def test_what_was_only_late_is_no_failure(machine, slurm):
     realigned(machine)
     machine.found = diagnosis(verdict=Verdict.UNKNOWN)
@@ -578,7 +594,7 @@ CAMPAIGNS = [
 @pytest.mark.parametrize("state", ["IDLE+DRAIN", "DOWN", "IDLE+DRAIN+MAINTENANCE+RESERVED"])
 def test_a_node_in_a_campaigns_hands_is_left_alone(machine, slurm, reason, state):
     """Neither is its Reason overwritten by a fault, nor is it resumed where we had drained it before."""
-    config = Config(health=replace(HEALTH, resume=True))
+    config = Config(health=replace(HEALTH, resume=True), verify=LATER)
     machine.found = diagnosis(SKEW)
     check(machine, slurm, config=config)
     slurm.state = given = node(state, reason, "gsp_c1_n1" if "MAINT" in state else "")

@@ -28,7 +28,17 @@ EFFECTS = {
     "threading",
 }
 """Modules by which a function could reach a file, a clock, a process or chance."""
-HEAVY = {"click", "jinja2", "pyslurm", "pynvml", "rich", "ClusterShell", "cluster_shell"}
+HEAVY = {
+    "click",
+    "jinja2",
+    "pyslurm",
+    "pynvml",
+    "rich",
+    "ClusterShell",
+    "cluster_shell",
+    "redfish",
+    "requests",
+}
 
 
 def short(path):

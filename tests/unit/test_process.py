@@ -59,6 +59,23 @@ def test_stdin_is_fed_and_closed() -> None:
     assert run(["/bin/cat"], deadline_s=5).stdout == ""
 
 
+def test_a_sink_takes_the_output_as_it_comes_and_none_is_kept() -> None:
+    pieces: list[bytes] = []
+    done = run(
+        [SH, "-c", "printf one; sleep 0.3; printf two"], deadline_s=5, sink=pieces.append, limit_bytes=1
+    )
+    assert (done.rc, done.stdout) == (0, "")
+    assert [piece for piece in pieces if piece] == [b"one", b"two"]
+
+
+def test_a_sink_that_refuses_ends_the_process() -> None:
+    def refuse(_: bytes) -> None:
+        raise ValueError("not this")
+
+    with at_most(3), pytest.raises(ValueError, match="not this"):
+        run([SH, "-c", "echo; sleep 30"], deadline_s=20, sink=refuse)
+
+
 def test_a_process_that_reads_no_stdin_is_no_error() -> None:
     assert run(["/bin/true"], deadline_s=5, stdin="x" * 1_000_000).rc == 0
 
