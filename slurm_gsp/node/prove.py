@@ -23,7 +23,7 @@ SOON_S: Final = 15.0
 LATER_S: Final = 300.0
 """When to try again what asking soon does not mend."""
 SETTLED_S: Final = 180.0
-"""After that much of a boot, what has not started is no longer on its way: a fabric manager takes a minute or two."""
+"""After that much of a boot nothing is on its way any more: a fabric manager takes a minute or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ def give_proof(  # noqa: PLR0913 - a look, and what is known of it
 ) -> Given | None:
     """Tell once for each boot what it proves of the last realignment; None: nothing is due.
 
-    What is not good is told by the second look that finds it (``doubted``: there was one), and not before the boot
-    has settled (``uptime`` in seconds).
+    What is not good is told by the second look that finds it (``doubted``: there was one), and not before
+    the boot has settled (``uptime`` in seconds).
     """
     journal = load_journal(places)
     if journal is None or not booted_since(journal, boot) or journal.proven == boot:
