@@ -56,6 +56,8 @@ if TYPE_CHECKING:  # only a full look needs it
 FINE, FINDING, OWN_FAULT = 0, 10, 70
 
 _LOG_KEPT = 64 << 10
+_RETURN_S = 10.0
+"""One resumed in the second in which it registers is taken for one that rebooted unexpectedly (22.05)."""
 """Characters of driver-related log lines kept between runs; the newest win."""
 _DAEMON_NOTICE = 3 << 3 | 5
 
@@ -298,12 +300,14 @@ class HealthCheck:
             else:
                 past.standing, past.reason = Standing.NONE, ""
                 if diagnosis.verdict is Verdict.CONSISTENT:
-                    self._whole(past)
+                    self._whole(past, first=first)
             if not self._report_only:
                 self._tell(
                     past, evidence, diagnosis, first=first, certain=fault is not None or not candidates
                 )
         finally:
+            if first:
+                past.began = self._host.uptime()
             self._remember(past, evidence, started_at, healthy=not candidates)
         if fault is None and candidates:
             worst = candidates[0]
@@ -361,7 +365,7 @@ class HealthCheck:
         groups = [[view_of(node) for node in nodes if name in node.partitions] for name in state.partitions]
         return breaker_trips(groups, self._config.health.breaker_share)
 
-    def _whole(self, past: Memory) -> None:
+    def _whole(self, past: Memory, *, first: bool) -> None:
         """Consistent. A drain of ours stays until an admin, or the configuration, lifts it."""
         _try("ladder", lambda: store.save_ladder({}, self._places.ladder))
         drained = self._places.drained(self._node)
@@ -369,13 +373,15 @@ class HealthCheck:
             return
         if not self._config.health.resume:
             return
+        if first or self._host.uptime() < past.began + _RETURN_S:
+            self._look_within(past, _RETURN_S)
+            return
         try:
             state = self._seen = self._client.node(self._node)
             if may_resume(view_of(state)):
                 self._client.resume(self._node)
                 say(f"resumed: consistent on a new boot, was {state.reason!r}")
             elif drained_by_hooks(view_of(state)):
-                # The first look after a reboot through Slurm comes before Slurm knows that it is over.
                 self._ask_again(past, "a reboot or a reservation is under way")
                 return
         except SlurmError as error:

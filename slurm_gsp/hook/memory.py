@@ -54,6 +54,7 @@ class Memory:
     """The memory of this boot. Times are uptimes in seconds; ``reason`` is of a proven fault.
 
     ``probe`` and ``reader`` are (pid, start time) of processes that hang in the driver and were left alone.
+    ``began`` is when this boot's first look ended: slurmd registers after it.
     ``doubted``: one look after a realignment proved nothing good, and the next one is to say it too.
     ``told`` is what Slurm was told last, not before ``next_tell``; at ``next_check`` it is compared with what
     Slurm says. ``conf`` is the time of slurm.conf then.
@@ -71,6 +72,7 @@ class Memory:
     next_ask: float = 0.0
     probe: tuple[int, int] | None = None
     reader: tuple[int, int] | None = None
+    began: float = 0.0
     doubted: bool = False
     told: dict[str, str] = field(default_factory=dict)
     next_tell: float = 0.0
@@ -98,6 +100,7 @@ def load(boot_id: str, path: Path) -> Memory | None:
             next_ask=float(data["next_ask"]),
             probe=_process(data["probe"]),
             reader=_process(data["reader"]),
+            began=float(data.get("began", 0)),
             doubted=bool(data.get("doubted")),
             told={str(key): str(value) for key, value in data.get("told", {}).items()},
             next_tell=float(data.get("next_tell", 0)),

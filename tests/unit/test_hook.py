@@ -295,18 +295,24 @@ def test_resume(machine, slurm, resume, boot, verdict, state, resumed, forgotten
     slurm.state = node(state, slurm.state.reason)
     machine.boot, machine.found = boot, diagnosis(verdict=verdict)
     check(machine, slurm, "first", config)
+    assert "resume" not in slurm.calls, "in the second of its return"
+    machine.now += 10
+    check(machine, slurm, "bad", config)
     assert ("resume" in slurm.calls) is resumed
     assert machine.host.places.drained("n1").exists() is not forgotten
 
 
 def test_resume_is_tried_again_once_the_reboot_is_over(machine, slurm):
-    """The first look of a boot comes before slurmd registers: Slurm still calls it a reboot."""
+    """Slurm may call it a reboot for a while after slurmd has registered."""
     config = Config(health=replace(HEALTH, resume=True), verify=LATER)
     machine.found = diagnosis(SKEW)
     check(machine, slurm, config=config)
     slurm.state = node("DOWN+DRAIN+REBOOT_ISSUED", "gsp:umd-skew : reboot issued")
     machine.boot, machine.found = "boot-2", diagnosis()
     check(machine, slurm, "first", config)
+    assert machine.memory.next_full == machine.now + 10
+    machine.now += 10
+    check(machine, slurm, "due", config)
     assert machine.memory.next_full == machine.now + HEALTH.retry_interval_s
     slurm.state = node("DOWN", "gsp:umd-skew : reboot issued : reboot complete")
     machine.now += HEALTH.retry_interval_s
@@ -321,6 +327,8 @@ def test_a_drain_of_others_is_never_resumed(machine, slurm):
     slurm.state = node("IDLE+DRAIN", "fan")
     machine.boot, machine.found = "boot-2", diagnosis()
     check(machine, slurm, "first", config)
+    machine.now += 10
+    check(machine, slurm, "due", config)
     assert slurm.state == node("IDLE+DRAIN", "fan")
 
 
@@ -603,6 +611,8 @@ def test_a_node_in_a_campaigns_hands_is_left_alone(machine, slurm, reason, state
     assert (slurm.state, machine.memory.standing) == (given, "foreign")
     machine.boot, machine.found = "boot-2", diagnosis()
     check(machine, slurm, "first", config)
+    machine.now += 10
+    check(machine, slurm, "due", config)
     assert slurm.state == given
     assert "resume" not in slurm.calls
     assert not machine.host.places.drained("n1").exists()
