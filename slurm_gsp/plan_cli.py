@@ -79,6 +79,7 @@ class Options:
     per_block: int | None
     canary: int | None
     growth: float | None
+    reserve: str | None
     window: tuple[str, ...]
     tz: str
     except_: tuple[str, ...]
@@ -133,6 +134,11 @@ class _Problems:
 @click.option("--per-block", type=int, metavar="N", help="Most nodes of a topology block.")
 @click.option("--canary", type=int, metavar="N", help="Canaries of each hardware variant.")
 @click.option("--growth", type=float, metavar="F", help="Each wave is F times as large as the one before.")
+@click.option(
+    "--reserve",
+    type=click.Choice(["all", "wave"]),
+    help="All nodes when the plan is scheduled, or each wave when it opens.  [default: the class's]",
+)
 @click.option(
     "--window", multiple=True, metavar="'DAYS FROM-TO'", help="e.g. 'Mon-Fri 20:00-06:00'; repeatable."
 )
@@ -306,6 +312,8 @@ def _limits(options: Options, problems: _Problems) -> tuple[Limits, int]:
         limits = replace(limits, canary_per_variant=options.canary)
     if options.growth is not None:
         limits = replace(limits, growth=options.growth)
+    if options.reserve is not None:
+        limits = replace(limits, ahead=options.reserve == "all")
     return limits, problems.take("--slot", lambda: _duration(options.slot), 1)
 
 
@@ -429,6 +437,7 @@ def _limits_text(limits: Limits) -> str:
     parts.append(f"{limits.canary_per_variant} canary of a variant")
     parts.append(f"waves grow {limits.growth:g} times")
     parts.append(f"soak {_span(limits.soak_s)}")
+    parts.append("all reserved ahead" if limits.ahead else "each wave reserved when it opens")
     parts += [window_text(window) for window in limits.windows]
     parts += [f"not on {day.isoformat()}" for day in limits.exceptions]
     if limits.deadline is not None:

@@ -61,7 +61,8 @@ def advance(terms: Terms, state: State, look: Look) -> Decision:
     bounds = Bounds(terms, state, look)
     mover = Mover(terms, state, look, bounds)
     if state.status is Status.SCHEDULING:
-        planned = [record for record in state.nodes if record.phase is Phase.PLANNED]
+        due = [record for record in state.nodes if terms.plan.limits.ahead or record.wave == 0]
+        planned = [record for record in due if record.phase is Phase.PLANNED]
         moves = tuple(move for record in planned for move in mover.moves(record))
         return Decision(moves=moves, status=None if planned else Status.RUNNING)
     gate = _gate(terms, state, look, bounds)

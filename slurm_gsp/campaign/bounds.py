@@ -47,6 +47,7 @@ class Bounds:
         self.openings = openings(terms, look.at)
         self.open_wave = self._open_wave()
         self.slip = self._slip()
+        self.sooner = self._sooner()
         self._out = {partition: set(names) for partition, names in look.out.items()}
         self._blocks = self._blocks_out()
 
@@ -93,6 +94,14 @@ class Bounds:
         """The wave that is worked on: the first whose gate has not been passed."""
         passed = {gate.wave for gate in self._state.gates if gate.state is GateState.PASSED}
         return next((wave.number for wave in self._terms.plan.waves if wave.number not in passed), -1)
+
+    def _sooner(self) -> timedelta:
+        """How much sooner than planned the open wave begins, where nothing of it is reserved yet."""
+        wave = [record for record in self._state.nodes if record.wave == self.open_wave]
+        begun = any(record.phase not in {Phase.PLANNED, Phase.SKIPPED} for record in wave)
+        if begun or not wave or self._terms.plan.limits.ahead:
+            return timedelta(0)
+        return max(timedelta(0), min(record.start for record in wave) - self._now - self.lead)
 
     def _slip(self) -> timedelta:
         """How much later all waves to come begin, because the open one is not over.

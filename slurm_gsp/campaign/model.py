@@ -179,6 +179,9 @@ class Limits:
     windows: tuple[Window, ...] = ()
     time_zone: str = "UTC"
     exceptions: tuple[date, ...] = ()
+    ahead: bool = True
+    """Whether ``schedule`` reserves all nodes; else only the canary, and each wave is reserved when it opens:
+    until then its nodes take any job, and the campaign ends later than its plan says."""
 
     def most_out(self, nodes: int) -> int:
         """How many nodes of a partition of this size may be out at once."""
@@ -202,10 +205,10 @@ CHANGE_CLASSES: Final = MappingProxyType({
     for kind in (
         # a hole that is being used: a quarter at once, few steps, a look of ten minutes between them
         ChangeClass("emergency", Limits(max_out_percent=25.0, growth=4.0, soak_s=600), approvals=1),
-        # a new bundle: small waves, a soak that outlives a short job, two people
-        ChangeClass("routine", Limits(max_out_percent=10.0, growth=2.0, soak_s=3600), approvals=2),
+        # a new bundle: small waves, each reserved in its time, a soak that outlives a short job, two people
+        ChangeClass("routine", Limits(max_out_percent=10.0, soak_s=3600, ahead=False), approvals=2),
         # approved once for all: a minor version inside the validated tuple, logged, never hurried
-        ChangeClass("standard", Limits(max_out_percent=5.0, growth=2.0, soak_s=1800), approvals=0),
+        ChangeClass("standard", Limits(max_out_percent=5.0, soak_s=1800), approvals=0),
     )
 })
 

@@ -111,27 +111,36 @@ class Mover:
 
     # -- before anything is touched ------------------------------------------------------------------------
 
-    def _planned(self, record: NodeRecord, seen: Seen) -> Move:
+    def _planned(self, record: NodeRecord, seen: Seen) -> Move | None:
         """Its time is known: reserve it, no earlier than the jobs on it must have ended."""
         if self._halted:
             return self._skip(record, self._stopped())
+        if not self._may_reserve(record, seen):
+            return None
         for held in self._others_reservations(record, seen):
             if held.ours:
                 return self._skip(record, f"reserved by another campaign: {held.name}")
-        start = record.start
+        planned = start = record.start - self._bounds.sooner
         if not self._terms.ignore_jobs:
             ends = [job.end for job in seen.jobs]
             if None in ends:
                 return self._skip(record, f"{_jobs_text(seen)}, without a time limit")
             start = max([start, *(end for end in ends if end is not None)])
         later = opening(self._bounds.openings, start)
-        why = f"{_jobs_text(seen)} until " if start > record.start else ""
+        why = f"{_jobs_text(seen)} until " if start > planned else ""
         if later is not None and self._bounds.near(later) and not self._bounds.room(record, seen):
             later, why = self._bounds.next_opening(self._now + 2 * self._bounds.lead), f"{_FULL}, and "
         if later is None:
             return self._skip(record, f"{why}no window is left before the deadline")
         reserve = Reserve(record.node, later, self._terms.plan.realign_s)
         return Move(record.to(Phase.RESERVED, self._now, record.why, start=later), (reserve,))
+
+    def _may_reserve(self, record: NodeRecord, seen: Seen) -> bool:
+        """Whether its wave is open, where each is reserved then; one that is there already is only moved."""
+        held = seen.reservation(self._terms.reservation(record.node))
+        if held is not None or self._terms.plan.limits.ahead:
+            return True
+        return record.wave == self._bounds.open_wave and not self._paused
 
     def _reserved(self, record: NodeRecord, seen: Seen) -> Move | None:
         held = seen.reservation(self._terms.reservation(record.node))
@@ -143,9 +152,9 @@ class Mover:
             later = record.start + self._bounds.slip
             slips = bool(self._bounds.slip)
             return self._postpone(record, later, "the wave before is not over") if slips else None
-        if not self._bounds.near(held.start):
-            return None
         theirs = self._theirs(record, seen)
+        if not self._bounds.near(held.start):
+            return self._early(record, seen) if theirs is None else None
         if theirs is not None:
             return self._let_go(record, seen, theirs)
         if self._paused:  # for a slot: a pause may be long, and each time is written down
@@ -159,6 +168,15 @@ class Mover:
         if _holds_up(seen):  # for longer, it may be, than its reservation lasts
             return Move(record.to(Phase.WAITING, self._now, _holds_up(seen)), (Hold(record.node),))
         return self._take(record, seen)
+
+    def _early(self, record: NodeRecord, seen: Seen) -> Move | None:
+        """A node whose jobs ended early goes now: its reservation keeps all but short ones away already."""
+        soon = self._bounds.next_opening(self._now)
+        if self._paused or _holds_up(seen) or soon is None or soon > self._now + 2 * self._bounds.lead:
+            return None
+        if soon >= record.start or not self._bounds.room(record, seen):
+            return None
+        return Move(record.to(Phase.PLANNED, self._now, "idle before its slot", start=soon))
 
     def _waiting(self, record: NodeRecord, seen: Seen) -> Move | None:
         """Its slot has begun, and a job runs on."""

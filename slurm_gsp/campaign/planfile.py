@@ -130,6 +130,7 @@ def _limits_object(limits: Limits) -> dict[str, object]:
         "windows": [window_text(window) for window in limits.windows],
         "time_zone": limits.time_zone,
         "exceptions": [day.isoformat() for day in limits.exceptions],
+        "ahead": limits.ahead,
     }
 
 
@@ -229,6 +230,7 @@ def _limits(data: Mapping[str, Any]) -> Limits:
         windows=_each(data["windows"], _read_window),
         time_zone=_is(str, data["time_zone"]),
         exceptions=_each(data["exceptions"], lambda day: date.fromisoformat(_is(str, day))),
+        ahead=bool(data["ahead"]),
     )
 
 

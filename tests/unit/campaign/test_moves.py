@@ -404,6 +404,9 @@ class KilledAfter:
         if type(effect).__name__ == self.effect:
             raise Killed
 
+    def reserve_many(self, effects: object) -> object:
+        return self.inner.reserve_many(effects)
+
 
 def die_after(world: World, effect: str) -> None:
     """Run until the controller dies after this effect."""
@@ -707,7 +710,6 @@ def test_reservations_that_slurm_refuses_are_told_at_once(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     tmp_path.chmod(0o700)
     place = Place(tmp_path)
-    answer = place.slurm.__call__
 
     class Refusing(type(place.slurm)):
         def __call__(self, argv, **more):
@@ -716,7 +718,7 @@ def test_reservations_that_slurm_refuses_are_told_at_once(tmp_path, monkeypatch)
                 return process.Finished(
                     tuple(argv), 1, "", "Error creating the reservation: Unspecified error"
                 )
-            return answer(argv, **more)
+            return super().__call__(argv, **more)
 
     place.slurm = Refusing()
     done = place.call("schedule", "c1.plan.json")
@@ -724,7 +726,7 @@ def test_reservations_that_slurm_refuses_are_told_at_once(tmp_path, monkeypatch)
     assert (
         done.stderr == "Slurm refuses the reservations that are left\nnot all is reserved: run this again\n"
     )
-    assert len(place.slurm.asked) == 2
+    assert len([one for one in place.slurm.asked if " nodes=h100-3 " in one]) == 2
 
 
 # -- limits --------------------------------------------------------------------------------------------------
@@ -764,3 +766,106 @@ def test_a_put_off_slot_keeps_inside_its_windows():
     late = record(Phase.PLANNED, start=NOW + timedelta(minutes=55))
     decision = decide(late, seen(reservations=()), terms=terms)
     assert told(decision) == "skipped" and last(decision).why == "no window is left before the deadline"
+
+
+# -- before its slot, and before its wave --------------------------------------------------------------------
+
+AHEAD = Reservation("gsp_c1_n1", NOW + 8 * HOUR, NOW + 8 * HOUR + SLOT, maint=True)
+
+
+def ahead(states: str = "IDLE", reason: str = "", **more: object) -> Decision:
+    """A node whose slot is hours away, and which shows this now."""
+    options = {key: more.pop(key) for key in ("terms", "status") if key in more}
+    before = record(Phase.RESERVED, start=AHEAD.start, wave=more.pop("wave", 0))
+    return decide(before, seen(states, reason, **{"reservations": (AHEAD,), **more}), **options)
+
+
+def test_a_node_whose_jobs_end_early_goes_early():
+    early = ahead()
+    assert (told(early), last(early).start) == ("planned reserve reserved", NOW + timedelta(seconds=20))
+    assert early.moves[0].record.why == "idle before its slot"
+    later = replace(TERMS, plan=planned((slot("n1"),), windows=(parse_window("17:00-18:00"),)))
+    two_waves = replace(TERMS, plan=planned((slot("n0"),), (slot("n1"),)))
+    kept = {
+        "it runs a job": ahead(jobs=(USER,)),
+        "it does not respond": ahead("IDLE+NOT_RESPONDING"),
+        "somebody has drained it": ahead("IDLE+DRAIN", "fan"),
+        "others have reserved it": ahead(reservations=(AHEAD, replace(OWN, name="fans"))),
+        "paused": ahead(status=Status.PAUSED),
+        "no window is open": ahead(terms=later),
+        "its wave is not": ahead(terms=two_waves, wave=1),
+    }
+    assert {why: told(decision) for why, decision in kept.items()} == dict.fromkeys(kept, "")
+
+
+def test_a_node_goes_early_only_where_there_is_room():
+    full = Look(NOW, {"n1": seen(reservations=(AHEAD,))}, {}, {"gpu": 10}, {"gpu": frozenset({"n7"})})
+    before = State(Status.RUNNING, (record(Phase.RESERVED, start=AHEAD.start),))
+    assert told(advance(TERMS, before, full)) == ""
+
+
+def test_jobs_that_end_early_end_a_campaign_early(tmp_path):
+    """All nodes are reserved for the end of the jobs' time limit, and the jobs end long before."""
+    world = World(tmp_path, twelve())
+    world.slurm.users_submit(8 * 3600)
+    begun = world.slurm.now
+
+    def end_early() -> None:
+        if world.slurm.now >= begun + HOUR:
+            world.slurm.jobs = [replace(one, end=min(one.end, world.slurm.now)) for one in world.slurm.jobs]
+
+    world.each_tick = end_early
+    world.run()
+    assert set(world.phases().values()) == {"returned"} and world.slurm.wrong == []
+    assert world.slurm.most_out <= 3 and world.slurm.now < begun + 4 * HOUR
+
+
+BY_WAVE = Limits(max_out_count=3, max_out_percent=None, soak_s=300, ahead=False)
+
+
+def test_a_wave_is_reserved_when_it_opens(tmp_path):
+    world = World(tmp_path, twelve(), BY_WAVE)
+    held: list[set[int]] = []
+    wave = {record.node: record.wave for record in world.state.nodes}
+
+    def look() -> None:
+        reserved = {wave[node] for node, *_ in world.slurm.held.values()}
+        held.extend([reserved] if reserved not in held else [])
+
+    world.each_tick = look
+    world.run()
+    assert set(world.phases().values()) == {"returned"} and world.slurm.wrong == []
+    assert world.slurm.most_out <= 3 and held == [set(), {0}, {1}, {2}]
+
+
+def test_nodes_of_a_wave_to_come_take_any_job(tmp_path):
+    """Longer ones too than the time until their slot; it is reserved from their end on."""
+    world = World(tmp_path, twelve(), BY_WAVE)
+    at_phase(world, "h100-1", Phase.VERIFYING, lambda: world.slurm.users_submit(2 * 3600))
+    world.run()
+    assert set(world.phases().values()) == {"returned"} and world.slurm.wrong == []
+    assert world.slurm.users == 9
+
+
+def test_a_halt_leaves_waves_to_come_alone(tmp_path):
+    world = World(tmp_path, twelve(), BY_WAVE)
+
+    def lose() -> None:
+        world.slurm.nodes["h100-1"].flags |= {"DRAIN", "INVALID_REG"}
+        world.slurm.nodes["h100-1"].reason = LOWER
+
+    at_phase(world, "h100-1", Phase.VERIFYING, lose)
+    world.run()
+    to_come = {record.phase for record in world.state.nodes if record.wave}
+    assert world.state.status is Status.HALTED and to_come == {Phase.SKIPPED} and world.slurm.held == {}
+
+
+def test_a_pause_reserves_no_wave():
+    two_waves = replace(TERMS, plan=planned((slot("n0"),), (slot("n1"),), ahead=False))
+    gates = (Gate(0, GateState.PASSED, NOW),)
+    waits = record(Phase.PLANNED, wave=1, start=NOW + 8 * HOUR)
+    look = Look(NOW, {"n1": seen(reservations=())}, {}, {"gpu": 10}, {})
+    paused = advance(two_waves, State(Status.PAUSED, (waits,), gates), look)
+    opened = advance(two_waves, State(Status.RUNNING, (waits,), gates), look)
+    assert (told(paused), told(opened)) == ("", "reserve reserved")
+    assert last(opened).start == NOW + timedelta(seconds=20), "as soon as its wave is open"

@@ -374,13 +374,17 @@ def test_limits_that_no_slot_can_keep(limits, error):
 
 
 @pytest.mark.parametrize(
-    ("name", "percent", "growth", "soak", "approvals"),
-    [("emergency", 25.0, 4.0, 600, 1), ("routine", 10.0, 2.0, 3600, 2), ("standard", 5.0, 2.0, 1800, 0)],
+    ("name", "percent", "growth", "soak", "ahead", "approvals"),
+    [
+        ("emergency", 25.0, 4.0, 600, True, 1),
+        ("routine", 10.0, 2.0, 3600, False, 2),
+        ("standard", 5.0, 2.0, 1800, True, 0),
+    ],
 )
-def test_change_classes(name, percent, growth, soak, approvals):
+def test_change_classes(name, percent, growth, soak, ahead, approvals):
     kind = CHANGE_CLASSES[name]
     assert (kind.name, kind.approvals) == (name, approvals)
-    assert kind.limits == Limits(max_out_percent=percent, growth=growth, soak_s=soak)
+    assert kind.limits == Limits(max_out_percent=percent, growth=growth, soak_s=soak, ahead=ahead)
 
 
 def test_an_emergency_ends_first_and_a_standard_change_last():

@@ -57,7 +57,7 @@ TEXT = """{
  "left_out": [
   {"node": "n3", "why": "drained by others: \\u201eL\\u00fcfter\\u201c (root)"}
  ],
- "limits": {"canary_per_variant": 1, "deadline": "2026-11-19T09:00:00Z", "exceptions": ["2026-12-24"], %s},
+ "limits": {"ahead": true, "canary_per_variant": 1, "deadline": "2026-11-19T09:00:00Z", %s},
  "made": "2026-11-16T09:00:00Z",
  "manifest": "2026-11",
  "manifest_digest": "sha256:00",
@@ -78,7 +78,8 @@ TEXT = """{
 }
 """
 LIMITS = (
-    '"growth": 2.0, "max_out_count": null, "max_out_percent": 10.0, "per_block": null, "soak_s": 3600, '
+    '"exceptions": ["2026-12-24"], "growth": 2.0, '
+    '"max_out_count": null, "max_out_percent": 10.0, "per_block": null, "soak_s": 3600, '
     '"time_zone": "UTC", "windows": ["Mon-Fri 20:00-06:00"]'
 )
 
