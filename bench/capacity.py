@@ -502,13 +502,13 @@ def told(found: dict[str, list[tuple[Outcome, Outcome]]], nodes: int) -> str:
     for name, runs in found.items():
         lost = sum(run.lost_s for run, _ in runs) / sum(run.realigned for run, _ in runs) / (HOUR * GPUS)
         whole = [(run.idle_s - base.idle_s) / unit / bound for run, base in runs]
-        spread = statistics.stdev(whole) / math.sqrt(len(whole)) if len(whole) > 1 else NEVER
+        spread = f" ± {statistics.stdev(whole) / math.sqrt(len(whole)):.1f}" if len(whole) > 1 else ""
         took = statistics.mean(run.took_s / HOUR for run, _ in runs)
         out = max(run.most_out for run, _ in runs) / nodes
         done = f"{took:.0f}" if took < NEVER else "not in time"
         lines.append(
             f"| {name} | {WAYS[name][1]} | {lost:.2f} | {lost / bound:.2f} | {done} | {out:.0%} "
-            f"| {statistics.mean(whole):.1f} ± {spread:.1f} |"
+            f"| {statistics.mean(whole):.1f}{spread} |"
         )
     return "\n".join(lines)
 
