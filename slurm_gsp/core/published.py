@@ -174,7 +174,8 @@ def is_of_boot(published: str, booted: datetime | None) -> bool:
         return False
 
 
-_OF_ONE_NODE: Final = tuple(f'"{key}":"' for key in (BOOTED_KEY, SEEN_KEY, "gsp_boot", "gsp_job"))
+_BOOTED: Final = f'"{BOOTED_KEY}":"'
+_OF_ONE_NODE: Final = tuple(f'"{key}":"' for key in (SEEN_KEY, "gsp_boot", "gsp_job"))
 
 
 def without_boot(text: str) -> tuple[str, str]:
@@ -183,12 +184,16 @@ def without_boot(text: str) -> tuple[str, str]:
     Thousands of nodes that run the same then have the same text, which has to be read but once.
     """
     booted = ""
-    for number, mark in enumerate(_OF_ONE_NODE):
-        at = text.find(mark) + len(mark)
-        if at >= len(mark):
-            end = text.find('"', at)
-            booted = text[at:end] if number == 0 else booted
-            text = text[:at] + text[end:]
+    at = text.find(_BOOTED)
+    if at >= 0:
+        at += len(_BOOTED)
+        end = text.find('"', at)
+        booted, text = text[at:end], text[:at] + text[end:]
+    for mark in _OF_ONE_NODE:
+        at = text.find(mark)
+        if at >= 0:
+            at += len(mark)
+            text = text[:at] + text[text.find('"', at) :]
     return text, booted
 
 

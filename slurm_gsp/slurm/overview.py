@@ -1,7 +1,6 @@
 """The records of a whole fleet, read lean: of each node only what an overview shows.
 
-Two reads whatever the size, nodes and reservations. Nodes are taken while scontrol still writes: 10,000 are
-10 MB, and reading them with parse_node takes several times as long as Slurm needs to tell them.
+10,000 nodes are 10 MB, and parse_node takes several times as long for them as Slurm needs to tell them.
 """
 
 from __future__ import annotations
@@ -9,16 +8,13 @@ from __future__ import annotations
 import re
 from codecs import getincrementaldecoder
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from typing import Final, NamedTuple
 
-from slurm_gsp import process
 from slurm_gsp.parse import ParseError
 from slurm_gsp.parse.gres import expand_hostlist
-from slurm_gsp.slurm.ask import NOTHING, Begin, checked, environment, time_of, translated
+from slurm_gsp.slurm.ask import NOTHING, time_of
 from slurm_gsp.slurm.client import SlurmError
 from slurm_gsp.slurm.scontrol import free_texts
 
@@ -49,51 +45,14 @@ class Held:
     nodes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Overview:
-    """What two reads showed."""
-
-    lines: tuple[Line, ...]
-    held: tuple[Held, ...]
-
-
-class Reading:
-    """The two reads, under way; nothing is changed in Slurm."""
-
-    def __init__(
-        self,
-        begin: Begin = process.begin,
-        *,
-        scontrol: str = "/usr/bin/scontrol",
-        conf: str | None = None,
-        deadline_s: float = 60.0,
-    ) -> None:
-        self._nodes = Lines()
-        self._reservations = bytearray()
-        self._waits: list[tuple[tuple[str, ...], Callable[[], process.Finished]]] = []
-        sinks: dict[str, process.Sink] = {"node": self._nodes.feed, "reservation": self._reservations.extend}
-        for what, sink in sinks.items():
-            argv = (scontrol, "-a", "-o", "show", what)
-            start = partial(begin, argv, deadline_s=deadline_s, env=environment(conf), sink=sink)
-            self._waits.append((argv, translated(argv, start)))
-
-    def finish(self) -> Overview:
-        """What both showed. SlurmError where Slurm does not answer."""
-        with ExitStack() as stack:  # both are waited for, whatever becomes of the first
-            for argv, wait in reversed(self._waits):
-                stack.callback(checked, argv, wait)
-        held = self._reservations.decode("utf-8", "replace")
-        return Overview(self._nodes.end(), parse_held(held))
-
-
 class Lines:
-    """Takes the output of ``scontrol -o show node`` piece by piece."""
+    """Takes the output of ``scontrol -o show node`` piece by piece, and gives each node once it is whole."""
 
-    def __init__(self) -> None:
+    def __init__(self, take: Callable[[Line], object]) -> None:
+        self._give = take
         self._decode = getincrementaldecoder("utf-8")("replace").decode
         self._rest = ""
         self._record = ""
-        self._found: list[Line] = []
 
     def feed(self, data: bytes) -> None:
         """The next piece. SlurmError for what is no node."""
@@ -101,19 +60,18 @@ class Lines:
         for line in whole:
             self._take(line)
 
-    def end(self) -> tuple[Line, ...]:
-        """All nodes, once the last piece was fed."""
+    def end(self) -> None:
+        """There is no more. SlurmError where there was no node."""
         self._take(self._rest + self._decode(b"", True))
-        self._take(_NAME)
-        if not self._found:
+        if not self._record:
             raise SlurmError("no node in what scontrol said")
-        return tuple(self._found)
+        self._give(parse_line(self._record))
 
     def _take(self, line: str) -> None:
         """A Reason of several lines goes on in lines that start with a blank."""
         if line.startswith(_NAME):
             if self._record:
-                self._found.append(parse_line(self._record))
+                self._give(parse_line(self._record))
             self._record = line
         elif line.startswith((" ", "\t")) and self._record:
             self._record += " " + line.strip()
@@ -134,7 +92,7 @@ def parse_line(line: str) -> Line:
         values.append(line[start:at])
     extra = line.find(_EXTRA, at)
     end = extra if extra >= 0 else len(line)
-    text = line[end + len(_EXTRA) :].rstrip()
+    text = line[end + len(_EXTRA) :].strip()
     if " " in text or _FREE.search(line, at, end):
         return _parse_with_care(line)
     features, gres, state, partitions, booted = values
@@ -150,7 +108,7 @@ def _parse_with_care(line: str) -> Line:
     head, tail = line[:at], line[at:].rstrip()
     if tail.startswith((_EXTRA, _COMMENT)) and _FREE_OR_EXTRA.search(tail, 1) is None:
         key, _, text = tail.partition("=")
-        return _line(head, **{key.strip().lower(): text})
+        return _line(head, **{key.strip().lower(): text.strip()})
     texts = free_texts(tail)
     return _line(head, texts.reason, texts.user, texts.comment, texts.extra)
 
