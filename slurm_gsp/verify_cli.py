@@ -32,7 +32,7 @@ from slurm_gsp.node.pinned import pinned_of
 from slurm_gsp.node.prove import booted_since, unfinished
 from slurm_gsp.node.publish import FIELDS, publish, values_of
 from slurm_gsp.node.verify import EXIT_CODES, Verifier
-from slurm_gsp.slurm.client import SlurmClient, SlurmError
+from slurm_gsp.slurm.client import RecordClient, SlurmError
 from slurm_gsp.slurm.scontrol import Scontrol
 from slurm_gsp.this_node import STATE, expectation, node_name
 
@@ -54,7 +54,7 @@ def live_machine(config: Config) -> Machine:
     return Machine(Root("/"), runner, command_s=limits.command_s, nvml_s=limits.nvml_s)
 
 
-def live_slurm(config: Config) -> SlurmClient:
+def live_slurm(config: Config) -> RecordClient:
     """This cluster's Slurm."""
     conf = config.slurm.conf or os.environ.get("SLURM_CONF")
     return Scontrol(scontrol=config.slurm.scontrol, deadline_s=config.deadlines.slurm_s, conf=conf)
@@ -65,7 +65,7 @@ class Effects:
     """What the command reaches outside."""
 
     machine: Callable[[Config], Machine] = live_machine
-    slurm: Callable[[Config], SlurmClient] = live_slurm
+    slurm: Callable[[Config], RecordClient] = live_slurm
     state: Path = STATE
     sleep: Callable[[float], None] = time.sleep
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)

@@ -213,6 +213,11 @@ def _boot_id(root: Root, expect: Expectation) -> Reading[str]:
     return _first_line(root, "/proc/sys/kernel/random/boot_id")
 
 
+def loaded_driver(root: Root) -> Reading[str]:
+    """The version of the loaded nvidia.ko."""
+    return _loaded(root)[0]
+
+
 def _loaded(root: Root) -> tuple[Reading[str], Reading[str]]:
     """Version and flavour of the loaded nvidia.ko."""
     nvrm = _parse(root.read(f"{PROC}/version"), parse_nvrm_version)

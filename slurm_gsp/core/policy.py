@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from slurm_gsp.core.finding import Basis, Diagnosis, Finding
 from slurm_gsp.core.operation import is_campaigns
 from slurm_gsp.core.reason import is_ours
+
+MOST_DOUBLINGS: Final = 3
+"""Of the interval after which a drain is tried again."""
+APART: Final = 0.05
+"""The share of that interval by which such tries are kept apart: Slurm may start all checks at once."""
 
 OWN_RESERVATION = "gsp_"
 """Reservations of our campaigns start with this."""
@@ -106,6 +112,15 @@ def may_resume(view: SlurmView) -> bool:
 def drained_by_hooks(view: SlurmView) -> bool:
     """Whether a hook drained this node, and no campaign has taken it over since."""
     return view.drained and is_ours(view.reason) and not is_campaigns(view.reason)
+
+
+def retry_after(interval_s: float, failed: int, share: float) -> float:
+    """Seconds until a drain that Slurm did not answer in time is tried again, after so many failures.
+
+    ``share`` is a random number from 0 to 1. Where a fault hits all nodes of a large cluster at once, they
+    ask more than slurmctld can answer in time, and would all ask together again.
+    """
+    return share * interval_s * float(2 ** min(failed - 1, MOST_DOUBLINGS))
 
 
 def breaker_trips(partitions: Sequence[Sequence[SlurmView]], share: float) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from slurm_gsp.collect.collect import Level, collect
 from slurm_gsp.collect.kernel_log import as_dmesg, concerns_driver, read_since
@@ -28,6 +28,7 @@ from slurm_gsp.core.diagnose import diagnose
 from slurm_gsp.core.evidence import Evidence
 from slurm_gsp.core.finding import Basis, Diagnosis, Finding, Verdict
 from slurm_gsp.core.policy import (
+    APART,
     Limits,
     SlurmView,
     Standing,
@@ -39,6 +40,7 @@ from slurm_gsp.core.policy import (
     drained_by_hooks,
     draining,
     may_resume,
+    retry_after,
 )
 from slurm_gsp.core.reading import Reading, Unknown
 from slurm_gsp.core.reason import code_of, format_reason
@@ -46,7 +48,7 @@ from slurm_gsp.hook import memory as store
 from slurm_gsp.hook.log_look import CURSOR, DUE
 from slurm_gsp.hook.memory import Memory, Places
 from slurm_gsp.hook.watch import Watch
-from slurm_gsp.slurm.client import NodeState, SlurmClient, SlurmError
+from slurm_gsp.slurm.client import NodeState, RecordClient, SlurmError
 from slurm_gsp.slurm.scontrol import Scontrol
 from slurm_gsp.this_node import INFORMATION_S, expectation, node_name
 
@@ -54,6 +56,8 @@ if TYPE_CHECKING:  # only a full look needs it
     from slurm_gsp.hook.tell import Teller
 
 FINE, FINDING, OWN_FAULT = 0, 10, 70
+ASKED = "asked"
+"""Why the prolog starts us: not for the node's health, but for what the job asks for."""
 
 _LOG_KEPT = 64 << 10
 _RETURN_S = 10.0
@@ -75,7 +79,10 @@ def main(arguments: Sequence[str]) -> int:
         host = Host(node_name(), LiveLook(config, node_name()))
         if hook == "healthcheck":
             return HealthCheck(config, _client(config), host, report_only="--report-only" in options).run(why)
-        return Gate(config, _client(config), host, hook).run(why)
+        code = FINE if why == ASKED else Gate(config, _client(config), host, hook).run(why)
+        if hook == "prolog" and code == FINE:
+            _admit(config, host)
+        return code
     except Exception as error:
         print(f"slurm-gsp {hook}: {type(error).__name__}: {error}", file=sys.stderr)
         return OWN_FAULT
@@ -89,12 +96,34 @@ def _start_clock(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
-def _client(config: Config) -> SlurmClient:
-    return Scontrol(
-        scontrol=config.slurm.scontrol,
-        deadline_s=config.deadlines.slurm_s,
-        conf=config.slurm.conf or os.environ.get("SLURM_CONF"),
-    )
+def _client(config: Config) -> RecordClient:
+    return Scontrol(**_scontrol(config))
+
+
+class _Scontrol(TypedDict):
+    scontrol: str
+    deadline_s: float
+    conf: str | None
+
+
+def _scontrol(config: Config) -> _Scontrol:
+    return {
+        "scontrol": config.slurm.scontrol,
+        "deadline_s": config.deadlines.slurm_s,
+        "conf": config.slurm.conf or os.environ.get("SLURM_CONF"),
+    }
+
+
+def _admit(config: Config, host: Host) -> None:
+    """A job that asks for a driver or a manifest starts where that is."""
+    if not {"SLURM_JOB_CONSTRAINTS", "SLURM_JOB_EXTRA"} & os.environ.keys():
+        return
+    # few jobs ask for one
+    from slurm_gsp.hook.admit import Admission  # noqa: PLC0415
+    from slurm_gsp.slurm.jobs import ScontrolJobs  # noqa: PLC0415
+
+    jobs = ScontrolJobs(**_scontrol(config))
+    Admission(config, jobs, host.node, host.places, say, Root("/")).admit(os.environ)
 
 
 def view_of(state: NodeState) -> SlurmView:
@@ -227,12 +256,13 @@ class Host:
     uptime: Callable[[], float] = uptime
     boot_id: Callable[[], str] = boot_id
     booted: Callable[[], datetime | None] = boot_time
+    sleep: Callable[[float], None] = time.sleep
 
 
 class HealthCheck:
     """The HealthCheckProgram: look, remember, and tell Slurm only when something changed."""
 
-    def __init__(self, config: Config, client: SlurmClient, host: Host, *, report_only: bool) -> None:
+    def __init__(self, config: Config, client: RecordClient, host: Host, *, report_only: bool) -> None:
         self._config = config
         self._client = client
         self._host = host
@@ -264,6 +294,7 @@ class HealthCheck:
         past = past or Memory(current)
         now, started_at = self._host.uptime(), time.time()
         self._began = now
+        self._doubt_record(past, now)
         full_is_near = 0 < past.next_full - now <= 2 * self._config.health.full_interval_s
         only_log = why == "due" and full_is_near and past.verdict in _QUIET
         evidence, diagnosis = self._look(past, Level.CHEAP if only_log else Level.FULL)
@@ -276,6 +307,13 @@ class HealthCheck:
             return FINE
         past.next_full = now + self._spread(self._config.health.full_interval_s)
         return self._judge(past, evidence, diagnosis, started_at, first=first)
+
+    def _doubt_record(self, past: Memory, now: float) -> None:
+        """The prolog met a job that Slurm had placed here by a record that is not true: tell it anew, now."""
+        stale = self._places.stale(self._node)
+        if stale.exists():
+            past.told, past.next_tell, past.next_full = {"": ""}, now, 0.0
+            _try("stale", lambda: stale.unlink(missing_ok=True))
 
     def _look(self, past: Memory, level: Level) -> tuple[Evidence, Diagnosis]:
         """A look; one that ran out of time is remembered too, for the processes that it left behind."""
@@ -298,7 +336,7 @@ class HealthCheck:
             if fault is not None:
                 self._broken(past, fault)
             else:
-                past.standing, past.reason = Standing.NONE, ""
+                past.standing, past.reason, past.failed = Standing.NONE, "", 0
                 if diagnosis.verdict is Verdict.CONSISTENT:
                     self._whole(past, first=first)
             if not self._report_only:
@@ -331,10 +369,17 @@ class HealthCheck:
         climb = climbed(store.load_ladder(ladder), fault.code, past.boot_id)
         _try("ladder", lambda: store.save_ladder(climb, ladder))
         now = self._host.uptime()
-        if past.standing in {Standing.FOREIGN, Standing.BREAKER} and now < past.next_ask:
+        seldom = past.standing in {Standing.FOREIGN, Standing.BREAKER} or past.failed
+        if seldom and now < past.next_ask:
             return
+        interval = self._config.health.retry_interval_s
+        if past.failed:
+            self._host.sleep(random.uniform(0, APART * interval))  # noqa: S311 - no secret
         past.standing, told = self._drain(reason)
-        past.next_ask = now + self._spread(self._config.health.retry_interval_s)
+        past.failed = past.failed + 1 if self._away else 0
+        chance = random.random()  # noqa: S311 - no secret
+        wait = retry_after(interval, past.failed, chance) if self._away else self._spread(interval)
+        past.next_ask = now + wait
         if past.standing is Standing.OURS:
             drained = self._places.drained(self._node)
             _try("drained", lambda: store.save_drained(past.boot_id, reason, drained))
@@ -412,7 +457,7 @@ class HealthCheck:
             self._prove(past, evidence, diagnosis, teller, values)
         # slurmd waits for the first look of a boot before it registers; a lead has to repeat
         if not teller.silent and (values or past.told):
-            self._publish(past, teller, values, may=certain and not first and not self._away)
+            self._publish(past, teller, values, may=certain and not first and not past.failed)
 
     def _publish(self, past: Memory, teller: Teller, values: Mapping[str, str], *, may: bool) -> None:
         """One update where something has changed; else, or when that has to wait, nothing."""
@@ -477,9 +522,9 @@ class HealthCheck:
         return [*beside, *filter(None, [self._config.slurm.conf])]
 
     def _conf_time(self) -> int:
-        """When slurm.conf was changed last; 0 where there is none."""
+        """When slurm.conf, or what we are to tell, was changed last; 0 where there is neither."""
         times = [0]
-        for path in self._confs():
+        for path in [*self._confs(), os.fspath(DEFAULT_PATH)]:
             with contextlib.suppress(OSError):
                 times.append(os.stat(path).st_mtime_ns)
         return max(times)
@@ -511,7 +556,7 @@ _QUIET = {Verdict.CONSISTENT, Verdict.LATENT, Verdict.NO_GPU, Verdict.UNKNOWN}
 class Gate:
     """Prolog and epilog: a cheap look; Slurm is asked only when the node is broken."""
 
-    def __init__(self, config: Config, client: SlurmClient, host: Host, hook: str) -> None:
+    def __init__(self, config: Config, client: RecordClient, host: Host, hook: str) -> None:
         self._config = config
         self._client = client
         self._host = host

@@ -26,6 +26,10 @@ class Places:
         """Held by the health check that runs."""
         return self.run / f"lock-{_file_name(node)}"
 
+    def stale(self, node: str) -> Path:
+        """There while a job was met that Slurm had placed here by a record that is not true."""
+        return self.run / f"stale-{_file_name(node)}"
+
     def drained(self, node: str) -> Path:
         """Our drain, remembered over a reboot."""
         return self.lib / f"drained-{_file_name(node)}.json"
@@ -54,7 +58,8 @@ class Memory:
     """The memory of this boot. Times are uptimes in seconds; ``reason`` is of a proven fault.
 
     ``probe`` and ``reader`` are (pid, start time) of processes that hang in the driver and were left alone.
-    ``began`` is when this boot's first look ended: slurmd registers after it.
+    ``began`` is when this boot's first look ended: slurmd registers after it. ``failed``: how often in a row
+    Slurm was asked in vain for a drain.
     ``doubted``: one look after a realignment proved nothing good, and the next one is to say it too.
     ``told`` is what Slurm was told last, not before ``next_tell``; at ``next_check`` it is compared with what
     Slurm says. ``conf`` is the time of slurm.conf then.
@@ -73,6 +78,7 @@ class Memory:
     probe: tuple[int, int] | None = None
     reader: tuple[int, int] | None = None
     began: float = 0.0
+    failed: int = 0
     doubted: bool = False
     told: dict[str, str] = field(default_factory=dict)
     next_tell: float = 0.0
@@ -101,6 +107,7 @@ def load(boot_id: str, path: Path) -> Memory | None:
             probe=_process(data["probe"]),
             reader=_process(data["reader"]),
             began=float(data.get("began", 0)),
+            failed=int(data.get("failed", 0)),
             doubted=bool(data.get("doubted")),
             told={str(key): str(value) for key, value in data.get("told", {}).items()},
             next_tell=float(data.get("next_tell", 0)),

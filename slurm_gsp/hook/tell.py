@@ -13,15 +13,16 @@ from types import MappingProxyType
 from typing import Final
 
 from slurm_gsp.config import Config
+from slurm_gsp.core.admission import feature_of
 from slurm_gsp.core.evidence import Evidence
 from slurm_gsp.core.finding import Diagnosis, Verdict
-from slurm_gsp.core.published import BOOTED_KEY, TUPLE_KEYS, time_text
+from slurm_gsp.core.published import BOOTED_KEY, DRIVER_KEY, TUPLE_KEYS, time_text
 from slurm_gsp.core.version_tuple import version_tuple
 from slurm_gsp.hook.memory import Memory, Places
 from slurm_gsp.node.journal import Places as Journals
 from slurm_gsp.node.journal import load_pin
 from slurm_gsp.node.publish import FIELDS, publish
-from slurm_gsp.slurm.client import NodeState, SlurmClient
+from slurm_gsp.slurm.client import NodeState, RecordClient
 
 CHECK_S: Final = 86400.0
 """How often a record is read although nothing changed: slurmctld may have lost it, or others changed it."""
@@ -31,7 +32,7 @@ NO_PROOF: Final[Mapping[str, str]] = MappingProxyType({})
 class Teller:
     """What this node tells of itself, within one run of the health check."""
 
-    def __init__(self, config: Config, client: SlurmClient, node: str, places: Places) -> None:
+    def __init__(self, config: Config, client: RecordClient, node: str, places: Places) -> None:
         self._config = config
         self._client = client
         self._node = node
@@ -75,10 +76,16 @@ class Teller:
         ours = TUPLE_KEYS if values else frozenset()
         told = {**{key: value for key, value in proof.items() if key not in ours}, **values, **when}
         gone = TUPLE_KEYS - told.keys()
-        publish(self._client, self._node, self._config.verify.publish, told, gone=gone, seen=seen)
+        # What could not be read counts as what is not there: it keeps new jobs away, and nothing else.
+        kept = self._config.verify.feature
+        feature = feature_of(values.get(DRIVER_KEY, "")) if kept else None
+        where = self._config.verify.publish
+        publish(self._client, self._node, where, told, gone=gone, seen=seen, feature=feature)
         past.told = dict(values)
         jitter = self._config.health.jitter
-        past.next_check = now + CHECK_S * random.uniform(1 - jitter, 1)  # noqa: S311 - no secret
+        # slurmctld forgets features, not Extra, whenever it reads slurm.conf
+        check_s = min(CHECK_S, self._config.health.full_interval_s) if kept else CHECK_S
+        past.next_check = now + check_s * random.uniform(1 - jitter, 1)  # noqa: S311 - no secret
 
 
 def _spread_out(now: float, seconds: float) -> float:

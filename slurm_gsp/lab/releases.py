@@ -25,6 +25,8 @@ class Release:
     """Whether `scontrol show node` names the reservation that a node is in."""
     json: bool
     """Whether scontrol has --json."""
+    extra_constraints: bool
+    """Whether jobs have --extra, and SchedulerParameters=extra_constraints filters nodes by it."""
     reboot_environment: frozenset[str]
     """The variables that RebootProgram gets (slurmd is started with PATH, HOME and LANG by the lab)."""
 
@@ -40,6 +42,7 @@ RELEASES = (
         asap_reboot_keeps_drain=False,
         shows_reservation=False,
         json=False,
+        extra_constraints=False,
         reboot_environment=_SLURMD_OWN,
     ),
     Release(
@@ -51,6 +54,7 @@ RELEASES = (
         asap_reboot_keeps_drain=True,
         shows_reservation=True,
         json=True,
+        extra_constraints=True,
         reboot_environment=_SLURMD_OWN,
     ),
     Release(
@@ -62,6 +66,7 @@ RELEASES = (
         asap_reboot_keeps_drain=True,
         shows_reservation=True,
         json=True,
+        extra_constraints=True,
         reboot_environment=frozenset({"SLURM_NODE_NAME"}),
     ),
 )

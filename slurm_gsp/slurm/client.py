@@ -78,10 +78,19 @@ class SlurmMissing(SlurmError):  # noqa: N818
 
 
 @dataclass(frozen=True, slots=True)
+class Features:
+    """A node's features, in their order."""
+
+    available: tuple[str, ...] = ()
+    active: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NodeState:
     """One node as slurmctld describes it; texts that Slurm does not give are empty.
 
     A Reason means something only while the node is ``drained``: some releases leave it on an idle node.
+    ``features`` only a RecordClient reads.
     """
 
     name: str
@@ -94,6 +103,7 @@ class NodeState:
     comment: str
     extra: str
     boot_time: str
+    features: Features = Features()
 
     @property
     def drained(self) -> bool:
@@ -143,6 +153,14 @@ class SlurmClient(Protocol):
         ...
 
 
+class RecordClient(SlurmClient, Protocol):
+    """Slurm, as a node needs it that keeps its own record."""
+
+    def annotate(self, name: str, field: Field, text: str, features: Features | None = None) -> None:
+        """As SlurmClient; with ``features``, these take the place of the node's in the same update."""
+        ...
+
+
 def parse_states(text: str) -> frozenset[str]:
     """The flags of a state text of scontrol (``IDLE*+DRAIN``) or sinfo (``drained*``, ``plnd``), spelt alike.
 
@@ -176,6 +194,13 @@ def check_annotation(text: str) -> None:
     """Refuse a text that Slurm would split or store differently: ValueError says why."""
     if not re.fullmatch(r"[ -~]+", text) or text != text.strip():
         raise ValueError(f"an annotation is one line of printable ASCII, without blanks around it: {text!r}")
+
+
+def check_features(features: Features) -> None:
+    """Refuse a feature that Slurm would split: ValueError says why."""
+    for name in (*features.available, *features.active):
+        if not re.fullmatch(r"[!-+\--~]+", name):
+            raise ValueError(f"not the name of one feature: {name!r}")
 
 
 def check_node_name(name: str) -> None:

@@ -11,6 +11,7 @@ from slurm_gsp import process
 from slurm_gsp.slurm.client import (
     ControllerAway,
     Denied,
+    Features,
     Field,
     NodeState,
     SlurmError,
@@ -18,6 +19,7 @@ from slurm_gsp.slurm.client import (
     SlurmTimeout,
     UnknownNode,
     check_annotation,
+    check_features,
     check_node_name,
     check_reason,
     parse_states,
@@ -140,22 +142,29 @@ class Scontrol:
                 env=self._env,
             )
         except process.ProcessError as error:
-            raise _failed(error, asked) from error
+            raise failed(error, asked) from error
         if finished.rc != 0 or seen is None or _error_of(finished):
             raise _translated(finished, asked, self._scontrol)
         return seen
 
-    def annotate(self, name: str, field: Field, text: str) -> None:
-        """Put a text into Extra or Comment, in the place of the one that is there."""
+    def annotate(self, name: str, field: Field, text: str, features: Features | None = None) -> None:
+        """Put a text into Extra or Comment, in the place of the one that is there; so with features."""
         check_node_name(name)
         check_annotation(text)
-        self._change("update", f"nodename={name}", f"{field}={text}")
+        words = ["update", f"nodename={name}", f"{field}={text}"]
+        if features is not None:
+            check_features(features)
+            words += [
+                f"availablefeatures={','.join(features.available)}",
+                f"activefeatures={','.join(features.active)}",
+            ]
+        self._change(*words)
 
     def _ask(self, *words: str) -> process.Finished:
         try:
             return self._run((self._scontrol, *words), deadline_s=self._deadline_s, env=self._env)
         except process.ProcessError as error:
-            raise _failed(error, " ".join(word for word in words if word[0] != "-")) from error
+            raise failed(error, " ".join(word for word in words if word[0] != "-")) from error
 
     def _change(self, *words: str) -> None:
         finished = self._ask(*words)
@@ -183,11 +192,12 @@ def parse_node(line: str) -> NodeState:
         reason=texts.reason,
         reason_user=texts.user,
         reason_time=texts.when,
-        partitions=tuple(part for part in _text(keys.get("Partitions", "")).split(",") if part),
+        partitions=_names(keys.get("Partitions")),
         reservation=texts.reservation,
         comment=texts.comment,
         extra=texts.extra,
         boot_time=_text(keys.get("BootTime", "")),
+        features=Features(_names(keys.get("AvailableFeatures")), _names(keys.get("ActiveFeatures"))),
     )
 
 
@@ -241,7 +251,7 @@ _FAILED: Final = re.compile(r"^slurm_\w+(?: error)?: ", re.MULTILINE)
 _MEANINGS: Final[tuple[tuple[re.Pattern[str], type[SlurmError]], ...]] = tuple(
     (re.compile(pattern, re.IGNORECASE), kind)
     for pattern, kind in (
-        (r"Invalid node name|Node \S+ not found", UnknownNode),
+        (r"Invalid node name|Node \S+ (?:not found|does not exist)", UnknownNode),
         (r"Invalid user id|Access/permission denied|Permission denied", Denied),
         (r"Protocol authentication error|Invalid authentication credential", Denied),
         (r"timed out", SlurmTimeout),
@@ -251,7 +261,7 @@ _MEANINGS: Final[tuple[tuple[re.Pattern[str], type[SlurmError]], ...]] = tuple(
         (r"Unable to resolve|DNS SRV lookup failed", ControllerAway),
     )
 )
-"""What the answers of Slurm 22.05 to 26.05 (its slurm_errno.c, and scontrol's own) mean here."""
+"""What the answers of Slurm 22.05 to 26.05 (its slurm_errno.c, and the clients' own) mean here."""
 
 
 def _node_lines(stdout: str) -> list[str]:
@@ -287,6 +297,10 @@ def _text(value: str) -> str:
     return "" if value in {"(null)", "N/A", "n/a", "None"} else value
 
 
+def _names(value: str | None) -> tuple[str, ...]:
+    return tuple(filter(None, _text(value or "").split(",")))
+
+
 def _answer(finished: process.Finished) -> str:
     """What Slurm said, on one line: stderr, else what is on stdout and no node, prompt or echo."""
     said = finished.stderr.strip()
@@ -296,15 +310,18 @@ def _answer(finished: process.Finished) -> str:
     return " / ".join(line.strip() for line in said.splitlines() if line.strip())[:500]
 
 
+def kind_of(answer: str) -> type[SlurmError]:
+    """What an answer of Slurm means, whichever client passed it on; SlurmError: nothing that is known."""
+    return next((kind for pattern, kind in _MEANINGS if pattern.search(answer)), SlurmError)
+
+
+def failed(error: process.ProcessError, asked: str) -> SlurmError:
+    """A command of Slurm's that did not run to its end."""
+    kinds = {process.CommandMissing: SlurmMissing, process.DeadlineExceeded: SlurmTimeout}
+    return kinds.get(type(error), SlurmError)(f"asked Slurm to {asked}: {error}")
+
+
 def _translated(finished: process.Finished, asked: str, command: str) -> SlurmError:
     answer = _answer(finished)
     message = f"{command} {asked}: {answer or 'no answer'} (exit status {finished.rc})"
-    for pattern, kind in _MEANINGS:
-        if pattern.search(answer):
-            return kind(message)
-    return SlurmError(message)
-
-
-def _failed(error: process.ProcessError, asked: str) -> SlurmError:
-    kinds = {process.CommandMissing: SlurmMissing, process.DeadlineExceeded: SlurmTimeout}
-    return kinds.get(type(error), SlurmError)(f"asked Slurm to {asked}: {error}")
+    return kind_of(answer)(message)

@@ -74,11 +74,11 @@ class FakeSlurm:
         if self.away:
             raise ControllerAway("no answer")
 
-    def annotate(self, name, field, text):
+    def annotate(self, name, field, text, features=None):
         self._ask("annotate")
         if self.refuses is not None:
             raise self.refuses
-        self.state = replace(self.state, **{field: text})
+        self.state = replace(self.state, **{field: text}, features=features or self.state.features)
 
     def node(self, name):
         self._ask("node")
@@ -126,6 +126,7 @@ class Machine:
     boot: str = "boot-1"
     name: str = "n1"
     levels: list[Level] = field(default_factory=list)
+    slept: list[float] = field(default_factory=list)
 
     def look(self, past, level):
         self.levels.append(level)
@@ -134,7 +135,9 @@ class Machine:
     @property
     def host(self):
         places = Places(self.folder / "run", self.folder / "lib")
-        return Host(self.name, self.look, places, lambda: self.now, lambda: self.boot)
+        return Host(
+            self.name, self.look, places, lambda: self.now, lambda: self.boot, sleep=self.slept.append
+        )
 
     @property
     def memory(self):
@@ -252,8 +255,35 @@ def test_no_drain_is_lost_while_the_controller_is_away(machine, slurm):
     slurm.away, machine.found = True, diagnosis(SKEW)
     assert (check(machine, slurm), machine.memory.standing) == (FINDING, "pending")
     slurm.away = False
+    machine.now += HEALTH.retry_interval_s
     check(machine, slurm)
     assert slurm.state.reason == "gsp:umd-skew kmd=1 umd=2"
+    assert machine.memory.failed == 0
+
+
+def test_a_drain_that_does_not_arrive_is_tried_later_each_time(machine, slurm, monkeypatch):
+    """Or all nodes of a cluster that one fault has hit would ask together again, and get no answer again."""
+    monkeypatch.setattr("slurm_gsp.hook.main.random.random", lambda: 0.5)
+    slurm.away, machine.found = True, diagnosis(SKEW)
+    tries, waits = [], []
+    for _ in range(6):
+        check(machine, slurm)
+        tries.append(len(slurm.calls))
+        waits.append(machine.memory.next_ask - machine.now)
+        machine.now = machine.memory.next_ask - 1
+        check(machine, slurm)
+        assert len(slurm.calls) == tries[-1], "before its time"
+        machine.now += 1
+    interval = HEALTH.retry_interval_s
+    assert waits == [interval * times / 2 for times in (1, 2, 4, 8, 8, 8)]
+    assert len(machine.slept) == 5 and 0 <= min(machine.slept) <= max(machine.slept) <= interval / 20
+
+
+def test_a_node_that_slurm_has_lost_for_a_moment_is_tried_at_every_run(machine, slurm):
+    slurm.state, machine.found = node("DOWN", "Not responding"), diagnosis(SKEW)
+    for _ in range(3):
+        check(machine, slurm)
+    assert (slurm.calls, machine.memory.failed, machine.slept) == (["drain_unless"] * 3, 0, [])
 
 
 def test_a_proven_fault_that_is_over_leaves_no_reason_behind(machine, slurm):
@@ -519,6 +549,7 @@ def test_a_proof_does_not_ask_what_a_drain_just_asked_in_vain(machine, slurm):
     realigned(machine)
     slurm.away, machine.found = True, diagnosis(SKEW)
     check(machine, slurm, "first")
+    machine.now = machine.memory.next_ask
     check(machine, slurm)
     assert slurm.calls == ["drain_unless"] * 2
 

@@ -151,3 +151,52 @@ def test_what_still_runs_has_one_number(shell):
 def test_nothing_follows_a_report(shell):
     done = run(f"{shell}", "healthcheck --report-only", watch=following("echo said"))
     assert (done.returncode, done.stdout) == (0, "")
+
+
+OTHERS = "settled=1 healthy=1 all_jobs=0\nunmoved() { :; }\n"
+QUIET_JOBS = [
+    "SLURM_JOB_CONSTRAINTS='ib&driver-a100'",
+    "SLURM_JOB_EXTRA='rack=7'",
+    "SLURM_JOB_EXTRA='$(exit 3)`exit 3`*) exit 3'",
+]
+
+
+def prolog_of(shell, job, tmp_path, gpus="0"):
+    """Run the prolog for such a job, with a Python half that only says how it was started."""
+    shutil.copy(ROOT / "prolog", tmp_path / "prolog")
+    (tmp_path / "slurm_gsp/hook").mkdir(parents=True)
+    (tmp_path / "slurm_gsp/hook/launch.sh").write_text('launch() { echo "$2 $3"; }\n')
+    before = f"export {job}; unset SLURM_JOB_GPUS"
+    shell = f"{shell}" if gpus else f"/usr/bin/env -u SLURM_JOB_GPUS {shell}"
+    name = job.partition("=")[0]
+    return run(f'{name}="${name}" {shell}', "prolog", watch=OTHERS, before=before, folder=tmp_path)
+
+
+@pytest.mark.parametrize("gpus", ["0", ""], ids=["gpus", "no-gpus"])
+@pytest.mark.parametrize("job", QUIET_JOBS)
+def test_a_job_that_asks_for_nothing_of_ours_starts_nothing(shell, job, gpus, tmp_path):
+    done = prolog_of(shell, job, tmp_path, gpus)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize("gpus", ["0", ""], ids=["gpus", "no-gpus"])
+@pytest.mark.parametrize(
+    "job",
+    [
+        "SLURM_JOB_CONSTRAINTS='ib&driver-580.95.05'",
+        "SLURM_JOB_EXTRA='a=1&nvidia_driver=580.95.05'",
+        "SLURM_JOB_EXTRA='gsp_manifest=2026-11@0123456789ab'",
+    ],
+)
+def test_a_job_that_asks_for_a_driver_is_looked_at(shell, job, gpus, tmp_path):
+    done = prolog_of(shell, job, tmp_path, gpus)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "prolog asked\n", "")
+
+
+def test_a_job_that_asks_for_a_driver_on_a_sick_node_gets_the_whole_look(shell, tmp_path):
+    shutil.copy(ROOT / "prolog", tmp_path / "prolog")
+    (tmp_path / "slurm_gsp/hook").mkdir(parents=True)
+    (tmp_path / "slurm_gsp/hook/launch.sh").write_text('launch() { echo "$2 $3"; }\n')
+    watch = "settled=1 healthy=0 all_jobs=0\nunmoved() { :; }\n"
+    asks = f"SLURM_JOB_EXTRA=nvidia_driver=1.2 {shell}"
+    assert run(asks, "prolog", watch=watch, folder=tmp_path).stdout == "prolog bad\n"

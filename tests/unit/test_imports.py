@@ -86,6 +86,7 @@ def test_hooks_name_no_heavy_module(path):
     "module",
     [
         "slurm_gsp.hook.main",
+        "slurm_gsp.hook.admit",
         "slurm_gsp.hook.log_look",
         "slurm_gsp.core.diagnose",
         "slurm_gsp.node.prove",

@@ -15,6 +15,7 @@ from slurm_gsp.core.policy import (
     decide_drain,
     draining,
     may_resume,
+    retry_after,
 )
 
 LIMITS = Limits(log_runs=3, hung_runs=2)
@@ -246,6 +247,17 @@ OURS, OTHERS, UP = (
 )
 def test_breaker(partitions, share, trips):
     assert breaker_trips(partitions, share) is trips
+
+
+@pytest.mark.parametrize("reason", CAMPAIGNS)
+def test_the_breaker_does_not_count_what_campaigns_drained(reason):
+    """They keep their own limits; a wave of half a small partition would else blind its health checks."""
+    assert not breaker_trips([[node(drained=True, reason=reason)] * 4], 0.5)
+
+
+def test_a_drain_that_failed_is_tried_later_each_time():
+    assert [retry_after(300, failed, 1.0) for failed in range(1, 7)] == [300, 600, 1200, 2400, 2400, 2400]
+    assert retry_after(300, 4, 0.0) == 0
 
 
 @pytest.mark.parametrize(

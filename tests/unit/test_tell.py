@@ -1,5 +1,6 @@
 """When a node tells Slurm what it runs: once after a boot, on every change, and never for nothing."""
 
+import random
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -133,6 +134,7 @@ def test_a_lead_is_told_when_it_has_repeated(machine, slurm, lead, runs):
 
 
 def test_nodes_that_boot_together_do_not_tell_together(machine, slurm):
+    random.seed(1)  # a moment in the very second of the first look is possible, and would be told
     config = Config(health=HEALTH, verify=Verify(publish_spread_s=300))
     moments = []
     for number in range(20):
@@ -176,8 +178,9 @@ def test_what_a_drain_asked_in_vain_is_not_asked_again(machine, slurm):
     slurm.calls.clear()
     slurm.away, machine.found = True, diagnosis(SKEW)
     assert run(machine, slurm, "bad", "bad") == [FINDING] * 2
-    assert slurm.calls == ["drain_unless"] * 2
+    assert slurm.calls == ["drain_unless"]
     slurm.away = False
+    machine.now = machine.memory.next_ask
     run(machine, slurm, "bad")
     assert published(slurm)["gsp_verdict"] == "mismatch"
 

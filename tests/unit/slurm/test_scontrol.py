@@ -20,6 +20,7 @@ from slurm_gsp.process import CommandMissing, DeadlineExceeded, Finished, Proces
 from slurm_gsp.slurm.client import (
     ControllerAway,
     Denied,
+    Features,
     Field,
     NodeState,
     SlurmClient,
@@ -306,6 +307,34 @@ def test_annotate_puts_one_argument(field: Field, text: str) -> None:
     Scontrol(run, conf="/etc/slurm.conf").annotate("n1", field, text)
     argv = (SCONTROL, "update", "nodename=n1", f"{field}={text}")
     assert run.calls == [(argv, 10.0, {"SLURM_CONF": "/etc/slurm.conf"})]
+
+
+def test_features_come_in_the_same_update() -> None:
+    run = FakeRun([ok(), ok()])
+    for features in (Features(("ib", "driver-580.95.05"), ("ib",)), Features()):
+        Scontrol(run).annotate("n1", "extra", "{}", features)
+    assert [call[0][3:] for call in run.calls] == [
+        ("extra={}", "availablefeatures=ib,driver-580.95.05", "activefeatures=ib"),
+        ("extra={}", "availablefeatures=", "activefeatures="),
+    ]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a,b", "a\nb"])
+def test_a_feature_that_slurm_would_split_is_refused(name: str) -> None:
+    run = FakeRun([])
+    with pytest.raises(ValueError, match="not the name of one feature"):
+        Scontrol(run).annotate("n1", "extra", "{}", Features((name,), ()))
+    assert run.calls == []
+
+
+def test_features_are_read() -> None:
+    line = "NodeName=n1 AvailableFeatures={available} ActiveFeatures={active} Gres=gpu:h100:2 State=IDLE"
+    for available, active, expected in (
+        ("ib,driver-580.95.05", "ib", Features(("ib", "driver-580.95.05"), ("ib",))),
+        ("(null)", "", Features()),
+    ):
+        shown = line.format(available=available, active=active)
+        assert parse_node(shown).features == expected
 
 
 @pytest.mark.parametrize(
