@@ -160,7 +160,9 @@ FAULTS: list[tuple[str, Act, str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "act", "told"), FAULTS, ids=lambda value: str(value)[:50])
+@pytest.mark.parametrize(
+    ("path", "act", "told"), FAULTS, ids=lambda value: value[:50] if isinstance(value, str) else ""
+)
 def test_a_bmc_that_cannot_be_read_is_unknown(
     bmc: Bmc, access: Access, path: str, act: Act, told: str
 ) -> None:
