@@ -35,7 +35,8 @@ from slurm_gsp.manifest.match import folded
 from slurm_gsp.manifest.sign import FileError, SignatureError, SshKeygen, digest, read_file
 from slurm_gsp.plan_cli import Effects as PlanEffects
 from slurm_gsp.plan_cli import plan as plan_command
-from slurm_gsp.slurm.admin import Run, ScontrolAdmin
+from slurm_gsp.slurm.admin import Run, ScontrolAdmin, SlurmAdmin
+from slurm_gsp.slurm.choose import Place, admin, choose
 from slurm_gsp.slurm.client import Denied, SlurmError, SlurmMissing
 from slurm_gsp.slurm.fleet import expand, read_campaign
 
@@ -107,16 +108,26 @@ class Site:
         )
         return parse_look(text, names, self.outside.clock())
 
+    @property
+    def place(self) -> Place:
+        """Where Slurm is."""
+        deadline_s = max(30.0, self.config.deadlines.slurm_s)
+        return Place(self.slurm.scontrol, self.slurm.conf or None, deadline_s)
+
     def executor(self, terms: Terms, run: Run | None = None) -> Executor:
-        """What does the effects, or with another ``run`` only tells them."""
-        admin = ScontrolAdmin(
-            run or self.outside.run,
-            scontrol=self.slurm.scontrol,
-            deadline_s=max(30.0, self.config.deadlines.slurm_s),
-            conf=self.slurm.conf or None,
-        )
+        """What does the effects, or with another ``run`` only tells them, as commands."""
+        place = self.place
+        if run is not None:
+            slurm: SlurmAdmin = ScontrolAdmin(
+                run, scontrol=place.scontrol, deadline_s=place.deadline_s, conf=place.conf
+            )
+        else:
+            try:
+                slurm = admin(self.slurm.backend, place, self.outside.run)
+            except SlurmError as error:
+                _fail(str(error))
         campaign = self.config.campaign
-        return Executor(admin, terms, campaign.users, campaign.command)
+        return Executor(slurm, terms, campaign.users, campaign.command)
 
     def around(self, terms: Terms) -> Surroundings:
         """Everything that a controller reaches."""
@@ -590,6 +601,11 @@ def _print_effects(site: Site, terms: Terms, state: State) -> None:
         click.echo(plain(f"campaign: {decision.status.value} {decision.why}".rstrip()))
     if decision == Decision():
         click.echo("nothing to do now")
+    try:
+        choice = choose(site.slurm.backend, site.place, site.outside.run)
+    except SlurmError as error:
+        _fail(str(error))
+    click.echo(f"Slurm would be changed through {choice.backend}: {choice.why}")
 
 
 def _print_status(site: Site, ledger: Ledger, name: str) -> None:

@@ -130,10 +130,11 @@ class Deadlines:
 
 @dataclass(frozen=True, slots=True)
 class Slurm:
-    """Where Slurm is; ``conf`` empty: scontrol finds slurm.conf by itself."""
+    """Where Slurm is; ``conf`` empty: scontrol finds slurm.conf by itself. ``backend`` is for campaigns."""
 
     scontrol: str = "/usr/bin/scontrol"
     conf: str = ""
+    backend: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,8 @@ class Verify:
     nccl: tuple[str, ...] = ()
     nccl_min_gbs: float = 0.0
     publish: str = "extra"
-    publish_spread_s: int = 120
+    publish_spread_s: int = 600
+    feature: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +285,7 @@ NODE: Final = "{node}"
 """Stands for a node's name in the address of its BMC."""
 _ADDRESS: Final = r"https://(?:[A-Za-z0-9._-]|\{node\}|\[[0-9A-Fa-f:.]+\])+(?::[0-9]{1,5})?/?"
 LEVELS: Final = ("quick", "hardware", "workload")
+BACKENDS: Final = ("auto", "scontrol", "pyslurm")
 _NOUNS: Final = {"drain": "fault code"}
 
 
@@ -344,6 +347,7 @@ def _slurm(table: Table) -> Slurm:
     return Slurm(
         scontrol=table.path("scontrol", default.scontrol),
         conf=table.path("conf", default.conf, may_be_empty=True),
+        backend=table.one_of("backend", BACKENDS) or default.backend,
     )
 
 
@@ -364,14 +368,20 @@ def _realign(table: Table) -> Realign:
 
 def _verify(table: Table) -> Verify:
     default = Verify()
-    return Verify(
+    verify = Verify(
         dcgm=table.one_of("dcgm", ("if-present", "required", "off")) or default.dcgm,
         smoke=table.switch("smoke", default.smoke),
         nccl=table.command("nccl"),
         nccl_min_gbs=table.number("nccl_min_gbs", default.nccl_min_gbs, 0, 100_000),
         publish=table.one_of("publish", ("extra", "comment", "off")) or default.publish,
         publish_spread_s=table.whole("publish_spread_s", default.publish_spread_s, 0, DAY_S),
+        feature=table.switch("feature", default.feature),
     )
+    if verify.feature and verify.publish == "off":
+        table.refuse(
+            "feature", 'needs publish: the feature is kept with what is published; set "extra" or "comment"'
+        )
+    return verify
 
 
 def _campaign(table: Table) -> Campaign:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from slurm_gsp.campaign.advance import advance, settled, wave_name
-from slurm_gsp.campaign.ledger import Lead
+from slurm_gsp.campaign.execute import CANNOT_BE_ASKED
+from slurm_gsp.campaign.ledger import EventKind, Lead, Line
 from slurm_gsp.campaign.look import Look, Seen
 from slurm_gsp.campaign.state import (
     ENDED,
@@ -22,16 +23,22 @@ from slurm_gsp.campaign.state import (
     Move,
     NodeRecord,
     Phase,
+    Reserve,
     State,
     Terms,
 )
-from slurm_gsp.slurm.client import ControllerAway, Denied, SlurmError, SlurmMissing, SlurmTimeout
+from slurm_gsp.slurm.client import SlurmError
+
+TOGETHER: Final = 250
+"""At most so many reservations are made between two records: half a second's work, and one sign of life."""
 
 
 class Performs(Protocol):
-    """What does an effect; SlurmError where it was not done."""
+    """What does an effect, or many reservations; SlurmError, raised or given, where it was not done."""
 
     def perform(self, effect: Effect) -> None: ...
+
+    def reserve_many(self, effects: Sequence[Reserve]) -> Sequence[SlurmError | None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,12 @@ class Controller:
         records = {record.node: record for record in state.nodes}
         for move in decision.moves:
             node = move.record.node
-            records[node] = self._carry_out(move, records[node], look.seen(node))
+            if _reserve(move) is None:
+                records[node] = self._carry_out(move, records[node], look.seen(node))
+        # last, because a node has no further move after one with effects
+        reserves = [move for move in decision.moves if _reserve(move) is not None]
+        for first in range(0, len(reserves), TOGETHER):
+            self._reserve(reserves[first : first + TOGETHER], records, look)
         if decision.gate is not None:
             self._set_gate(decision.gate)
         if decision.ask is not None:
@@ -100,25 +112,55 @@ class Controller:
             self._announce(before, after)
         return after
 
+    def _reserve(self, moves: Sequence[Move], records: Mapping[str, NodeRecord], look: Look) -> None:
+        """Do moves that are a reservation each: all intents in one record, then all outcomes in one."""
+        begun: list[Line] = []
+        effects: list[Reserve] = []
+        for move in moves:
+            node, effect = move.record.node, _reserve(move)
+            assert effect is not None
+            seen = {**_excerpt(look.seen(node)), "effects": _texts(move.effects)}
+            begun.append(Line(EventKind.DECIDED, node, _told(records[node], move.record), seen))
+            begun.append(Line(EventKind.INTENT, node, _name(effect), _data(effect)))
+            effects.append(effect)
+        self._lead.together(begun)
+        answers = self._around.executor.reserve_many(effects)
+        ended: list[Line] = []
+        changes: list[tuple[NodeRecord, NodeRecord]] = []
+        for move, effect, error in zip(moves, effects, answers, strict=True):
+            before = records[effect.node]
+            after = move.record if error is None else _held_up(before, error)
+            told = _name(effect) if error is None else f"{_name(effect)}: {error}"
+            ended.append(Line(EventKind.DONE if error is None else EventKind.FAILED, effect.node, told))
+            if error is not None:
+                self._around.tell(f"{effect.node}: {told}")
+            if after != before:
+                ended.append(Line(EventKind.DECIDED, effect.node, _told(before, after)))
+                changes.append((before, after))
+        self._lead.together(ended, [after for _, after in changes])
+        for before, after in changes:
+            self._announce(before, after)
+        for error in answers:
+            if isinstance(error, CANNOT_BE_ASKED):
+                raise error
+
     def _refused(self, before: NodeRecord, error: SlurmError) -> NodeRecord:
-        """What holds of a node whose effect was not done: as before, and if it is in hand, with the cause."""
-        if before.phase in UNTOUCHED | ENDED:
-            return before
-        after = replace(before, why=f"{REFUSED}{error}")
+        """What holds of a node whose effect was not done."""
+        after = _held_up(before, error)
         if after != before:
             self._lead.save(after, _told(before, after))
         return after
 
     def _perform(self, effect: Effect) -> SlurmError | None:
         """Do an effect; what Slurm said where it refused. SlurmError where it could not be asked."""
-        name = type(effect).__name__.lower()
+        name = _name(effect)
         self._lead.intent(effect.node, name, _data(effect))
         try:
             self._around.executor.perform(effect)
         except SlurmError as error:
             self._lead.outcome(effect.node, name, str(error))
             self._around.tell(f"{effect.node}: {name}: {error}")
-            if isinstance(error, ControllerAway | Denied | SlurmMissing | SlurmTimeout):
+            if isinstance(error, CANNOT_BE_ASKED):
                 raise
             return error
         self._lead.outcome(effect.node, name)
@@ -176,8 +218,25 @@ def _excerpt(seen: Seen | None) -> dict[str, Any]:
     return {"seen": found}
 
 
+def _reserve(move: Move) -> Reserve | None:
+    """The reservation that a move is, and nothing besides."""
+    effect = move.effects[0] if len(move.effects) == 1 else None
+    return effect if isinstance(effect, Reserve) else None
+
+
+def _held_up(before: NodeRecord, error: SlurmError) -> NodeRecord:
+    """A node whose effect was not done: as before, and if it is in hand, with the cause."""
+    if before.phase in UNTOUCHED | ENDED:
+        return before
+    return replace(before, why=f"{REFUSED}{error}")
+
+
+def _name(effect: Effect) -> str:
+    return type(effect).__name__.lower()
+
+
 def _texts(effects: Sequence[Effect]) -> list[str]:
-    return [type(effect).__name__.lower() for effect in effects]
+    return [_name(effect) for effect in effects]
 
 
 def _data(effect: Effect) -> dict[str, Any]:

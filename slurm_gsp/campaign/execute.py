@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from slurm_gsp.campaign.state import (
     Cancel,
@@ -20,9 +21,12 @@ from slurm_gsp.campaign.state import (
     Verify,
     job_comment,
 )
-from slurm_gsp.slurm.admin import Exists, NoReservation, SlurmAdmin
+from slurm_gsp.slurm.admin import Exists, NoReservation, SlurmAdmin, Wanted
 from slurm_gsp.slurm.client import ControllerAway, Denied, SlurmError, SlurmMissing, SlurmTimeout
 from slurm_gsp.slurm.fleet import JOB_NAME
+
+CANNOT_BE_ASKED: Final = (ControllerAway, Denied, SlurmMissing, SlurmTimeout)
+"""Errors after which it makes no sense to ask Slurm for more; all others are answers about one node."""
 
 _SCRIPT = """#!/bin/sh
 # Verification by slurm-gsp, inside the maintenance reservation of this node.
@@ -48,7 +52,7 @@ class Executor:
         name = self.terms.reservation(effect.node)
         match effect:
             case Reserve():
-                self._reserve(effect, name)
+                self._reserve(effect)
             case Hold():
                 self.slurm.hold(name)
             case Release():
@@ -66,23 +70,58 @@ class Executor:
             case Cancel():
                 self.slurm.cancel(effect.job)
 
-    def _reserve(self, effect: Reserve, name: str) -> None:
+    def reserve_many(self, effects: Sequence[Reserve]) -> tuple[SlurmError | None, ...]:
+        """Do them all, each as ``perform`` would; what Slurm said where it did not. Raises no SlurmError."""
+        wanted = [self._wanted(effect) for effect in effects]
+        answers: list[SlurmError | None] = []
+        unasked: SlurmError | None = None
+        for one, effect, answer in zip(wanted, effects, self.slurm.reserve_many(wanted), strict=True):
+            if not isinstance(answer, Exists):
+                answers.append(answer)
+                continue
+            if unasked is None:
+                try:
+                    self._anew(effect, one)
+                except CANNOT_BE_ASKED as error:
+                    unasked = error
+                except SlurmError as error:
+                    answers.append(error)
+                    continue
+            answers.append(unasked)
+        return tuple(answers)
+
+    def _wanted(self, effect: Reserve) -> Wanted:
         """Without end: for a node in our hands, on which nothing but our own job can run."""
-        span = (effect.start, effect.seconds)
-        ignore_jobs = self.terms.ignore_jobs or effect.seconds is None
+        return Wanted(
+            name=self.terms.reservation(effect.node),
+            node=effect.node,
+            span=(effect.start, effect.seconds),
+            users=tuple(self.users),
+            ignore_jobs=self.terms.ignore_jobs or effect.seconds is None,
+        )
+
+    def _reserve(self, effect: Reserve) -> None:
+        one = self._wanted(effect)
         try:
-            self.slurm.reserve(name, effect.node, span, self.users, ignore_jobs=ignore_jobs)
+            self._make(one)
         except Exists:
-            if effect.seconds is None:
-                self.slurm.hold(name, effect.node)
-                return
-            try:
-                self.slurm.move(name, span)
-            except (ControllerAway, Denied, SlurmMissing, SlurmTimeout):
-                raise
-            except SlurmError:  # it has begun, and what has begun cannot be moved
-                self._release(name)
-                self.slurm.reserve(name, effect.node, span, self.users, ignore_jobs=ignore_jobs)
+            self._anew(effect, one)
+
+    def _anew(self, effect: Reserve, one: Wanted) -> None:
+        """Bring the reservation that is there already to what is wanted."""
+        if effect.seconds is None:
+            self.slurm.hold(one.name, one.node)
+            return
+        try:
+            self.slurm.move(one.name, one.span)
+        except CANNOT_BE_ASKED:
+            raise
+        except SlurmError:  # it has begun, and what has begun cannot be moved
+            self._release(one.name)
+            self._make(one)
+
+    def _make(self, one: Wanted) -> None:
+        self.slurm.reserve(one.name, one.node, one.span, one.users, ignore_jobs=one.ignore_jobs)
 
     def _release(self, name: str) -> None:
         try:

@@ -11,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -133,6 +133,16 @@ class Note:
     kind: EventKind
     what: str
     node: str | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a controller tells of one node in one line of history."""
+
+    kind: EventKind
+    node: str
+    what: str
     data: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -347,19 +357,22 @@ class Ledger:
         except sa.exc.SQLAlchemyError as error:
             raise LedgerError(f"the ledger cannot be written: {_told(error)}") from error
 
-    def note(self, connection: Connection, note: Note) -> None:
-        """A line of history."""
-        connection.execute(
-            _EVENTS.insert().values(
-                at=_text(self.clock()),
-                campaign=note.campaign,
-                node=note.node,
-                kind=note.kind.value,
-                what=note.what,
-                data=json.dumps(dict(note.data), default=str),
-                by=self.who,
-            )
-        )
+    def note(self, connection: Connection, *notes: Note) -> None:
+        """Lines of history."""
+        at = _text(self.clock())
+        rows = [
+            {
+                "at": at,
+                "campaign": note.campaign,
+                "node": note.node,
+                "kind": note.kind.value,
+                "what": note.what,
+                "data": json.dumps(dict(note.data), default=str),
+                "by": self.who,
+            }
+            for note in notes
+        ]
+        connection.execute(_EVENTS.insert(), rows)
 
 
 class Lead:
@@ -396,6 +409,13 @@ class Lead:
         with self._fenced() as connection:
             self._note(connection, EventKind.DECIDED, what, record.node)
             self._save(connection, record)
+
+    def together(self, lines: Sequence[Line], records: Sequence[NodeRecord] = ()) -> None:
+        """Several lines of history and new phases of nodes, as one record."""
+        with self._fenced() as connection:
+            notes = [Note(self.name, line.kind, line.what, line.node, line.data) for line in lines]
+            self._ledger.note(connection, *notes)
+            self._save(connection, *records)
 
     def gate(self, gate: Gate, what: str) -> None:
         """A gate's new state."""
@@ -439,11 +459,18 @@ class Lead:
     ) -> None:
         self._ledger.note(connection, Note(self.name, kind, what, node, data or {}))
 
-    def _save(self, connection: Connection, record: NodeRecord) -> None:
-        where = (_NODES.c.campaign == self.name) & (_NODES.c.node == record.node)
-        connection.execute(_NODES.update().where(where).values(**_node_row(record)))
-        if record.phase is Phase.ROLLED_BACK or (record.phase is Phase.RETURNED and record.hold):
-            self._hold_pin(connection, record)
+    def _save(self, connection: Connection, *records: NodeRecord) -> None:
+        if not records:
+            return
+        where = (_NODES.c.campaign == self.name) & (_NODES.c.node == sa.bindparam("of"))
+        change = _NODES.update().where(where).values(phase=sa.bindparam("to"), record=sa.bindparam("told"))
+        rows = [_node_row(record) for record in records]
+        connection.execute(
+            change, [{"of": row["node"], "to": row["phase"], "told": row["record"]} for row in rows]
+        )
+        for record in records:
+            if record.phase is Phase.ROLLED_BACK or (record.phase is Phase.RETURNED and record.hold):
+                self._hold_pin(connection, record)
 
     def _hold_pin(self, connection: Connection, record: NodeRecord) -> None:
         """Keep a node that was rolled back on the older pin."""
@@ -559,7 +586,13 @@ def _event(row: Mapping[str, Any]) -> Event:
 
 
 def _node_row(record: NodeRecord) -> dict[str, Any]:
-    data = {**asdict(record), "start": _text(record.start), "since": _text(record.since)}
+    data = {
+        **{each.name: getattr(record, each.name) for each in fields(record)},
+        "start": _text(record.start),
+        "since": _text(record.since),
+        "operation": asdict(record.operation) if record.operation is not None else None,
+        "found": asdict(record.found),
+    }
     return {"node": record.node, "phase": record.phase.value, "record": json.dumps(data)}
 
 

@@ -32,6 +32,8 @@ class Slurm:
         self.away = False
 
     def __call__(self, argv, *, deadline_s, stdin=None, env=None):
+        if argv == ("/usr/bin/scontrol",):
+            return self.fed(argv, deadline_s, stdin)
         self.asked.append(" ".join(argv).replace("/usr/bin/", ""))
         if argv[0].startswith("/gate"):
             return process.Finished(tuple(argv), 1, "", f"{env['GSP_WAVE']} {env['GSP_NODES']}: alerts")
@@ -42,9 +44,23 @@ class Slurm:
         out = NODES if "node" in argv[-1:] else ""
         return process.Finished(tuple(argv), 0, out, "")
 
+    def fed(self, argv, deadline_s, stdin):
+        """A scontrol that reads its commands, reservations all of them, from stdin."""
+        out, err = [], []
+        for line in stdin.splitlines():
+            if line.startswith("gsp-mark-"):
+                err.append(f"invalid keyword: {line}\n")
+                continue
+            done = self((*argv, *line.split()), deadline_s=deadline_s)
+            if done.rc == 0:
+                out.append(f"Reservation created: {line.split()[2].removeprefix('reservationname=')}\n")
+            else:
+                err.append(f"{done.stderr}\n")
+        return process.Finished(tuple(argv), 1, "".join(out), "".join(err))
+
     @property
     def changes(self) -> list[str]:
-        reads = ("scontrol -a -o show", "squeue")
+        reads = ("scontrol -a -o show", "scontrol show config", "scontrol --version", "squeue")
         return [line for line in self.asked if not line.startswith(reads)]
 
 
@@ -88,9 +104,19 @@ def test_a_dry_run_prints_what_the_real_run_does(place):
     assert place.call("status").stdout.startswith("no campaign yet")
     done = place.call("schedule", "c1.plan.json")
     assert done.exit_code == 0, done.output
-    assert place.slurm.changes == told and len(told) == 12
+    assert sorted(place.slurm.changes) == sorted(told) and len(told) == 12  # two scontrol at once make them
     assert told[0].startswith("scontrol create reservation reservationname=gsp_c1_a100-1 starttime=now")
     assert "next: slurm-gsp run c1" in done.stdout
+
+
+def test_the_client_is_told_and_one_that_does_not_fit_is_refused(place):
+    dry = place.call("schedule", "c1.plan.json", "--dry-run")
+    assert "\nSlurm would be changed through scontrol: pyslurm " in dry.stdout
+    place.config(f'ledger = "sqlite:///{place.folder}/ledger.db"\n', '[slurm]\nbackend = "pyslurm"\n')
+    for words in (("--dry-run",), ()):
+        refused = place.call("schedule", "c1.plan.json", *words)
+        assert refused.exit_code == 1 and 'backend = "pyslurm" in [slurm]: pyslurm ' in refused.stderr
+    assert place.slurm.changes == []
 
 
 def test_scheduled_twice_nothing_changes(place):

@@ -18,9 +18,9 @@ from slurm_gsp.campaign.ledger import EventKind, Ledger
 from slurm_gsp.campaign.look import Job
 from slurm_gsp.campaign.model import FleetNode, Heading, Limits, Plan, PlannedProfile
 from slurm_gsp.campaign.plan import plan as make_plan
-from slurm_gsp.campaign.state import GateState, Phase, Status, Terms
+from slurm_gsp.campaign.state import GateState, Phase, Reserve, Status, Terms
 from slurm_gsp.core.published import Level, Result
-from slurm_gsp.slurm.client import SlurmError
+from slurm_gsp.slurm.client import ControllerAway, SlurmError
 
 NOW = datetime(2026, 11, 16, 9, 0, tzinfo=UTC)
 SLOT = 600
@@ -623,7 +623,133 @@ def test_death_at_every_record_one_after_another(tmp_path):
         world.slurm.pass_time(5)
         assert deaths < 3000
     assert final(world) == final(undisturbed)
-    assert world.slurm.wrong == [] and deaths > 50
+    assert world.slurm.wrong == [] and deaths > 40
+
+
+# -- reservations together -----------------------------------------------------------------------------------
+
+
+class OneByOne(Executor):
+    """Does what is to be done together one by one, as other effects are."""
+
+    def reserve_many(self, effects):
+        answers = []
+        for effect in effects:
+            try:
+                self.perform(effect)
+            except SlurmError as error:
+                answers.append(error)
+            else:
+                answers.append(None)
+        return answers
+
+
+def scheduled(world: World, executor: Executor, patience: int = 9) -> None:
+    """Tick until all is reserved that can be, as `slurm-gsp schedule` does."""
+    with world.ledger.lead("c1", 60) as lead:
+        controller = Controller(world.terms, lead, replace(world.around(), executor=executor))
+        for _ in range(patience):
+            if lead.state().status is Status.SCHEDULING:
+                controller.tick()
+
+
+def troubled(tmp_path: Path) -> World:
+    """Two reservations are there, and one of them has begun; another one is refused."""
+    world = World(tmp_path)
+    world.slurm.held["gsp_c1_h100-3"] = ("h100-3", NOW + timedelta(days=3), NOW + timedelta(days=4), True)
+    world.slurm.held["gsp_c1_a100-3"] = ("a100-3", NOW - timedelta(hours=1), NOW + timedelta(days=4), True)
+    refuse = world.slurm.reserve
+
+    def reserve(name, node, span, users, *, ignore_jobs):
+        if node == "l40s-2":
+            raise SlurmError("Error creating the reservation: Unspecified error")
+        refuse(name, node, span, users, ignore_jobs=ignore_jobs)
+
+    world.slurm.reserve = reserve
+    return world
+
+
+def test_together_is_as_one_by_one(tmp_path):
+    """The same reservations, records, answers by node and lines of history, in fewer records."""
+    ends = []
+    for way in (Executor, OneByOne):
+        world = troubled(tmp_path / way.__name__)
+        world.ledger.records = 0
+        scheduled(world, way(world.slurm, world.terms))
+        events = [
+            (event.node, event.kind, event.what, event.data) for event in world.ledger.events(campaign="c1")
+        ]
+        ends.append((world.phases(), world.state, world.slurm.held, events, world.told))
+    assert ends[0] == ends[1]
+    phases, _, held, events, told = ends[0]
+    assert phases["l40s-2"] == "planned" and sorted({*phases.values()}) == ["planned", "reserved"]
+    assert len(held) == 11 and all(start >= NOW for _, start, *_ in held.values())
+    kinds = [kind for node, kind, *_ in events if node == "h100-3"]
+    assert kinds == [EventKind.DECIDED, EventKind.INTENT, EventKind.DONE, EventKind.DECIDED]
+    assert "l40s-2: reserve: Error creating the reservation: Unspecified error" in told
+
+
+def test_a_thousand_are_a_few_records(tmp_path):
+    world = World(tmp_path, [Node(f"h100-{number}") for number in range(1000)])
+    world.ledger.records = 0
+    scheduled(world, Executor(world.slurm, world.terms), 2)
+    assert len(world.slurm.held) == 1000 and world.ledger.records < 15
+
+
+@pytest.mark.parametrize("made", [0, 5, 12])
+def test_death_among_reservations_that_are_made_together(tmp_path, made):
+    """Some are made, and no outcome is in the ledger: the next controller finishes, and makes none twice."""
+    undisturbed = World(tmp_path / "0")
+    scheduled(undisturbed, Executor(undisturbed.slurm, undisturbed.terms))
+    world = World(tmp_path / "1")
+    many = world.slurm.reserve_many
+
+    def die(wanted):
+        many(wanted[:made])
+        raise Killed
+
+    world.slurm.reserve_many = die
+    with pytest.raises(Killed):
+        scheduled(world, Executor(world.slurm, world.terms))
+    assert set(world.phases().values()) == {"planned"} and len(world.slurm.held) == made
+    world.slurm.reserve_many = many
+    scheduled(world, Executor(world.slurm, world.terms))
+    assert world.slurm.held == undisturbed.slurm.held and world.phases() == undisturbed.phases()
+    world.run()
+    assert set(world.phases().values()) == {"returned"} and world.slurm.wrong == []
+
+
+def test_slurm_away_among_them_stops_the_tick_and_keeps_what_was_made(tmp_path):
+    world = World(tmp_path)
+    many = world.slurm.reserve_many
+
+    def half(wanted):
+        return (*many(wanted[:6]), *[ControllerAway("Unable to contact slurm controller")] * 6)
+
+    world.slurm.reserve_many = half
+    with pytest.raises(ControllerAway):
+        scheduled(world, Executor(world.slurm, world.terms))
+    assert sorted(world.phases().values()) == ["planned"] * 6 + ["reserved"] * 6
+    world.slurm.reserve_many = many
+    scheduled(world, Executor(world.slurm, world.terms))
+    assert set(world.phases().values()) == {"reserved"}
+
+
+def test_where_slurm_cannot_be_asked_no_other_of_them_is_brought_in_order(tmp_path):
+    """Those that are there already need a request each, and each would wait for an answer."""
+    world = World(tmp_path)
+    effects = [Reserve(node, NOW + timedelta(days=1), 600) for node in world.slurm.nodes]
+    executor = Executor(world.slurm, world.terms)
+    assert set(executor.reserve_many(effects)) == {None}
+    tried = []
+
+    def move(name, span):
+        tried.append(name)
+        raise ControllerAway("Unable to contact slurm controller")
+
+    world.slurm.move = move
+    assert [type(answer) for answer in executor.reserve_many(effects)] == [ControllerAway] * 12
+    assert len(tried) == 1
 
 
 def test_the_ledger_tells_every_effect_and_its_outcome(world):

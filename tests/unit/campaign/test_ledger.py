@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 from test_controller import NOW, World
 
-from slurm_gsp.campaign.ledger import EventKind, Lease, LeaseTakenError, Ledger, LedgerError, alive, owner_id
+from slurm_gsp.campaign.ledger import (
+    EventKind,
+    Lease,
+    LeaseTakenError,
+    Ledger,
+    LedgerError,
+    Line,
+    alive,
+    owner_id,
+)
 from slurm_gsp.campaign.planfile import seal
 from slurm_gsp.campaign.state import Found, Gate, GateState, Phase, Status
 from slurm_gsp.core.operation import Kind, Operation
@@ -87,6 +96,27 @@ def test_a_controller_that_lost_its_lease_writes_nothing_more(world, tmp_path):
     with first.lead("c1", 60) as lead, later.lead("c1", 60), taken:
         lead.save(moved, "x")
     assert world.record("h100-1").phase is Phase.PLANNED
+
+
+def test_what_is_told_together_is_one_record(world, tmp_path):
+    """All of it or nothing, and nothing without the lease."""
+    ledger = open_ledger(tmp_path, "far:1:1")
+    later = Ledger(f"sqlite:///{tmp_path}/ledger.db", "b", "farther:2:2", lambda: NOW + timedelta(seconds=61))
+    moved = [world.record(node).to(Phase.RESERVED, NOW) for node in ("h100-1", "h100-2")]
+    lines = [Line(EventKind.DONE, record.node, "reserve", {"n": 1}) for record in moved]
+    before = len(world.ledger.events(campaign="c1"))
+    with ledger.lead("c1", 60) as lead:
+        with pytest.raises(TypeError):
+            lead.together(lines, [moved[0], None])
+        assert world.record("h100-1").phase is Phase.PLANNED
+        lead.together(lines, moved)
+        lead.together(lines[:1])
+        with later.lead("c1", 60), pytest.raises(LeaseTakenError):
+            lead.together(lines, [record.to(Phase.WAITING, NOW) for record in moved])
+    assert [world.record(record.node) for record in moved] == moved
+    assert world.record("h100-3").phase is Phase.PLANNED
+    told = [(event.node, event.what, event.data) for event in world.ledger.events(campaign="c1")[before:]]
+    assert told == [(node, "reserve", {"n": 1}) for node in ("h100-1", "h100-2", "h100-1")]
 
 
 def test_on_the_same_host_a_dead_process_holds_nothing():

@@ -7,8 +7,25 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from slurm_gsp import process
-from slurm_gsp.slurm.admin import Busy, Exists, NoReservation, ScontrolAdmin, WrongState
-from slurm_gsp.slurm.client import ControllerAway, Denied, SlurmError, SlurmMissing, SlurmTimeout
+from slurm_gsp.slurm.admin import (
+    EACH_S,
+    LANES,
+    Busy,
+    Exists,
+    NoReservation,
+    Overlap,
+    ScontrolAdmin,
+    Wanted,
+    WrongState,
+)
+from slurm_gsp.slurm.client import (
+    ControllerAway,
+    Denied,
+    SlurmError,
+    SlurmMissing,
+    SlurmTimeout,
+    UnknownNode,
+)
 
 LATER = datetime(2126, 11, 16, 9, 0, 30, tzinfo=UTC)
 
@@ -89,6 +106,10 @@ ANSWERS = {
     "Error creating the reservation: Access/permission denied": Denied,
     "slurm_load_node error: Unable to contact slurm controller (connect failure)": ControllerAway,
     "Error: Socket timed out on send/recv operation": SlurmTimeout,
+    "Error creating the reservation: Requested reservation overlaps with another reservation": Overlap,
+    "Error creating the reservation: Invalid node name specified": UnknownNode,
+    "Error creating the reservation: Unexpected message received": ControllerAway,
+    "Error updating the reservation: Reservation already started": WrongState,
     "Error: something new": SlurmError,
 }
 
@@ -113,10 +134,9 @@ def node_line(state: str) -> str:
     return f"NodeName=n1 State={state} Partitions=main BootTime=None\n"
 
 
-def test_resuming_a_node_in_service_is_no_error():
-    slurm, commands = admin(
-        (1, "", "slurm_update error: Invalid node state specified"), (0, node_line("IDLE"), "")
-    )
+@pytest.mark.parametrize("said", ["Invalid node state specified", "Invalid node state transition"])
+def test_resuming_a_node_in_service_is_no_error(said):
+    slurm, commands = admin((1, "", f"slurm_update error: {said}"), (0, node_line("IDLE"), ""))
     slurm.resume("n1")
     assert len(commands.asked) == 2
 
@@ -181,3 +201,102 @@ def test_what_is_no_name_of_a_reservation(name):
         with pytest.raises(ValueError, match="not the name of a reservation"):
             call(name)
     assert commands.asked == []
+
+
+# -- many at once --------------------------------------------------------------------------------------------
+
+
+def wanted(*names: str) -> list[Wanted]:
+    return [Wanted(name, f"n{number}", SPAN, ("root",)) for number, name in enumerate(names)]
+
+
+class Fed:
+    """A scontrol that reads commands: what it made is told on stdout, errors and marks on stderr."""
+
+    def __init__(self, errors: dict[str, str], *, readline: bool = True, ends_at: int | None = None) -> None:
+        self.errors, self.readline, self.ends_at = errors, readline, ends_at
+        self.fed: list[str] = []
+        self.deadlines: list[float] = []
+
+    def __call__(self, argv, *, deadline_s, stdin=None, env=None):
+        assert argv == ("/opt/bin/scontrol",) and env["TZ"] == "UTC0"
+        self.deadlines.append(deadline_s)
+        self.fed.append(stdin)
+        out, err = "", "scontrol: warning: something at its start\n"
+        for number, line in enumerate(stdin.splitlines()):
+            if number == self.ends_at:
+                return process.Finished(argv, 1, out, err + "scontrol: fatal: no more\n")
+            out += f"scontrol: {line}\n" if self.readline else "scontrol: "
+            if not line.startswith("create "):
+                err += f"invalid keyword: {line}\n"
+                continue
+            name = line.split()[2].removeprefix("reservationname=")
+            if name in self.errors:
+                err += f"Error creating the reservation: {self.errors[name]}\n"
+            else:
+                out += f"Reservation created: {name}\n"
+        return process.Finished(argv, 1, out, err)
+
+
+@pytest.mark.parametrize("readline", [True, False])
+def test_of_many_each_has_its_own_answer(readline):
+    fed = Fed({"b": "Duplicate reservation name", "d": "Requested nodes are busy"}, readline=readline)
+    slurm = ScontrolAdmin(fed, scontrol="/opt/bin/scontrol", deadline_s=30)
+    answers = slurm.reserve_many(wanted(*"abcdefgh"))
+    assert [type(answer) for answer in answers[:5]] == [type(None), Exists, type(None), Busy, type(None)]
+    assert str(answers[1]).startswith("create reservation reservationname=b ")
+    assert str(answers[1]).endswith(": Error creating the reservation: Duplicate reservation name")
+    assert len(fed.fed) == LANES and fed.deadlines == [30 + 8 / LANES * EACH_S] * LANES
+
+
+def test_many_are_fed_what_single_ones_are_asked():
+    fed = Fed({})
+    many = wanted("a", "b", "c")
+    ScontrolAdmin(fed, scontrol="/opt/bin/scontrol").reserve_many(many)
+    slurm, commands = admin()
+    for one in many:
+        slurm.reserve(one.name, one.node, one.span, one.users, ignore_jobs=one.ignore_jobs)
+    lines = [line for text in fed.fed for line in text.splitlines() if "gsp-mark-" not in line]
+    assert sorted(f"/opt/bin/scontrol {line}" for line in lines) == sorted(commands.asked)
+
+
+def test_a_scontrol_that_ends_early_leaves_the_rest_unmade():
+    fed = Fed({}, ends_at=2)
+    slurm = ScontrolAdmin(fed, scontrol="/opt/bin/scontrol")
+    assert slurm.reserve_many(wanted(*"abcd")) == (None,) * LANES  # one each
+    answers = slurm.reserve_many(wanted(*"abcdefgh"))
+    assert [answer is None for answer in answers] == [True, False] * LANES
+    assert "no more" in str(answers[1])
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (process.CommandMissing("x"), SlurmMissing),
+        (process.DeadlineExceeded("no end after 30 s"), SlurmTimeout),
+        (process.DeadlineExceeded("it had said: Unable to contact slurm controller"), ControllerAway),
+    ],
+)
+def test_many_that_are_not_answered(error, kind):
+    def run(argv, **_):
+        raise error
+
+    answers = ScontrolAdmin(run).reserve_many(wanted("a", "b", "c"))
+    assert [type(answer) for answer in answers] == [kind] * 3
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Wanted("r 1", "n1", SPAN, ("root",)),
+        Wanted("r1", "n[1-2]", SPAN, ("root",)),
+        Wanted("r1", "n1", SPAN, ("root nodes=ALL",)),
+        Wanted("r1", "n1", SPAN, ("-root",)),
+        Wanted("r1", "n1", SPAN, ("a\nquit",)),
+    ],
+)
+def test_what_could_be_another_command_is_not_fed(bad):
+    fed = Fed({})
+    with pytest.raises(ValueError, match="not the name of"):
+        ScontrolAdmin(fed).reserve_many([*wanted("a"), bad])
+    assert fed.fed == []
