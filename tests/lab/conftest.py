@@ -1,5 +1,6 @@
 """A lab for the tests that need a real Slurm: brought up once, its nodes put back as new after each test."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -7,11 +8,22 @@ import pytest
 from slurm_gsp.lab.cluster import Lab, Node, lacks
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """SLURM_GSP_MATRIX: 1 for all releases, or some of them, as in "24.11 26.05"; the others are left out."""
+    asked = os.environ.get("SLURM_GSP_MATRIX", "").split()
+    if asked not in ([], ["1"]):
+        others = [item for item in items if item.get_closest_marker("matrix") and not is_of(item, asked)]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in set(others)]
     missing = lacks()
     for item in items:
         if item.get_closest_marker("lab") and missing:
             item.add_marker(pytest.mark.skip(reason="the lab needs " + "; ".join(missing)))
+
+
+def is_of(item: pytest.Item, asked: list[str]) -> bool:
+    """Whether a test runs on one of these releases; they stand in its id."""
+    return not set(asked).isdisjoint(item.name.partition("[")[2].rstrip("]").split("-"))
 
 
 @pytest.fixture(scope="session")
