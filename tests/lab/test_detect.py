@@ -30,6 +30,8 @@ jitter = 0.0
 nvml_s = 2
 slurm_s = 4
 run_s = 20
+[verify]
+publish_spread_s = 0
 """
 
 OLD, NEW, OTHER = "570.172.08", "570.195.03", "580.95.05"
