@@ -238,7 +238,12 @@ def test_make_targets_exist() -> None:
     for path in DOCS:
         named = re.findall(r"(?:^|`)make ([a-z-]+)\b", path.read_text(), re.MULTILINE)
         assert set(named) <= targets, short(path)
-    assert set(re.findall(r"@echo 'make ([\w-]+)", makefile)) == targets - {"help", "tools", "lint", "test-setup"}
+    assert set(re.findall(r"@echo 'make ([\w-]+)", makefile)) == targets - {
+        "help",
+        "tools",
+        "lint",
+        "test-setup",
+    }
 
 
 def test_help_texts_name_where_things_are() -> None:
