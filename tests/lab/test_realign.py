@@ -473,7 +473,15 @@ def test_staged_while_a_job_runs_then_realigned_without_a_repository(
 ) -> None:
     node = ready(drained=False)
     before = database(node)
-    job = realm.slurm(["sbatch", "--parsable", "-w", "n1", "--wrap", "sleep 600"], stdin="").stdout.strip()
+    job = realm.slurm([
+        "sbatch",
+        "--parsable",
+        "-w",
+        "n1",
+        "--output=/dev/null",
+        "--wrap",
+        "sleep 600",
+    ]).stdout.strip()
     realm.wait_for(lambda: "ALLOCATED" in node.state or "MIXED" in node.state, 30, "the job to run")
     staged = node.run([COMMAND, "stage"])
     assert "7 packages in /var/cache/slurm-gsp/" in staged.stdout
@@ -572,7 +580,15 @@ def reload(node: Node, *options: str) -> subprocess.CompletedProcess[str]:
 def test_reload(realm: Lab, ready: Callable[..., Node]) -> None:
     node = ready(drained=False)
     assert "n1 is in service" in reload(node).stderr
-    job = realm.slurm(["sbatch", "--parsable", "-w", "n1", "--wrap", "sleep 600"], stdin="").stdout.strip()
+    job = realm.slurm([
+        "sbatch",
+        "--parsable",
+        "-w",
+        "n1",
+        "--output=/dev/null",
+        "--wrap",
+        "sleep 600",
+    ]).stdout.strip()
     realm.wait_for(lambda: "ALLOCATED" in node.state or "MIXED" in node.state, 30, "the job to run")
     assert f"n1 has jobs ({job})" in reload(node).stderr
     realm.slurm(["scancel", job])
