@@ -221,6 +221,8 @@ def schedule(
                     if controller.tick().state == before:
                         raise SlurmError("Slurm refuses the reservations that are left")
             _print_status(site, ledger, plan.campaign)
+            if not plan.limits.ahead:
+                click.echo("the canary is reserved; each wave is when it opens")
         except (LedgerError, SlurmError) as error:
             _fail(f"{error}\nnot all is reserved: run this again")
     click.echo(f"next: slurm-gsp run {plan.campaign}")

@@ -212,6 +212,35 @@ def test_a_pin_that_fails_on_one_variant(fleet: Lab, lend: Callable[..., list[No
     ]
 
 
+def test_a_wave_is_reserved_when_it_opens_and_goes_when_its_jobs_end(
+    fleet: Lab, lend: Callable[..., list[Node]], tmp_path: Path
+) -> None:
+    """n2 takes a long job while the canary is realigned; it ends early, and n2 goes long before its limit."""
+    lend("n1", "n2")
+    job: list[str] = []
+    ended: list[str] = []
+    held: list[str] = []
+
+    def look(state: State) -> None:
+        text = reservations(fleet)
+        held.append(" ".join(name for name in ("n1", "n2") if f"gsp_c1_{name} " in text))
+        if not job and held[-1] == "n1":
+            command = ["sbatch", "--parsable", "--nodelist=n2", "--time=600", "--output=/dev/null"]
+            job.append(fleet.slurm([*command, "--wrap", "sleep 600"]).stdout.strip())
+        if phases(state)["n2"] == "reserved" and "MIXED" in fleet.node("n2").state and not ended:
+            fleet.slurm(["scancel", *job])
+            ended.append(job[0])
+
+    waves = plan(fleet, [["n1"], ["n2"]], ahead=False)
+    begun = time.monotonic()
+    state = Watched(fleet, site(fleet, tmp_path), waves, each_tick=look).run()
+    assert phases(state) == {"n1": "returned", "n2": "returned"} and ended
+    assert time.monotonic() - begun < 300, "it waited for the end of a job that was over"
+    order = list(dict.fromkeys(held))
+    assert order.index("n1") < order.index("n2") and "n1 n2" not in order
+    assert reservations(fleet) == ""
+
+
 def test_four_nodes_each_with_its_own_misfortune(
     fleet: Lab, lend: Callable[..., list[Node]], tmp_path: Path
 ) -> None:
