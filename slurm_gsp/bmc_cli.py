@@ -14,8 +14,9 @@ from typing import Final, NoReturn
 
 import click
 
+from slurm_gsp import options
 from slurm_gsp.campaign.fleet import node_facts
-from slurm_gsp.config import DEFAULT_PATH, Config, ConfigError, load_config
+from slurm_gsp.config import Config, ConfigError, load_config
 from slurm_gsp.manifest.match import NodeFacts, assign
 from slurm_gsp.manifest.model import Manifest
 from slurm_gsp.manifest.nodes import parse_nodes
@@ -73,16 +74,7 @@ class Options:
     help="Take nodes from what `scontrol -a -o show node` said, instead of asking Slurm.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with all that BMCs list.")
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path(DEFAULT_PATH),
-    envvar="SLURM_GSP_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="Configuration file; [redfish] says where BMCs are and who asks.",
-)
+@options.CONFIG
 @click.pass_context
 def bmc(context: click.Context, /, **given: object) -> None:
     """Ask BMCs over Redfish for their firmware, and compare it with what is pinned.

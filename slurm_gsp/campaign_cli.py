@@ -18,7 +18,7 @@ from typing import Final, NoReturn
 
 import click
 
-from slurm_gsp import process
+from slurm_gsp import options, process
 from slurm_gsp.campaign.advance import advance, first_state, wave_name
 from slurm_gsp.campaign.approve import NotApprovedError, approve, approvers
 from slurm_gsp.campaign.controller import Controller, Surroundings
@@ -29,7 +29,7 @@ from slurm_gsp.campaign.model import Plan
 from slurm_gsp.campaign.planfile import PlanFileError, load_plan
 from slurm_gsp.campaign.report import as_object, plain, print_campaigns, print_changes, print_status
 from slurm_gsp.campaign.state import AskGate, Decision, Phase, State, Status, Terms
-from slurm_gsp.config import DEFAULT_PATH, Config, ConfigError, load_config
+from slurm_gsp.config import Config, ConfigError, load_config
 from slurm_gsp.core.published import Level
 from slurm_gsp.manifest.match import folded
 from slurm_gsp.manifest.sign import FileError, SignatureError, SshKeygen, digest, read_file
@@ -56,16 +56,6 @@ class Outside:
     sleep: Callable[[float], None] = time.sleep
 
 
-_config = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path(DEFAULT_PATH),
-    envvar="SLURM_GSP_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="Configuration file; defaults apply where it is missing.",
-)
 _dry = click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 _plan_file = click.argument("plan_file", metavar="PLAN", type=click.Path(path_type=Path))
 
@@ -182,7 +172,7 @@ def approve_command(plan_file: Path, key: Path) -> None:
 @_plan_file
 @click.option("--ignore-jobs", is_flag=True, help="Reserve also where jobs run into a slot (IGNORE_JOBS).")
 @_dry
-@_config
+@options.CONFIG
 @click.pass_context
 def schedule(
     context: click.Context, plan_file: Path, ignore_jobs: bool, dry_run: bool, config_path: Path
@@ -231,7 +221,7 @@ def schedule(
 @click.command()
 @click.argument("campaign")
 @click.option("--quiet", is_flag=True, help="Print the end only.")
-@_config
+@options.CONFIG
 @click.pass_context
 def run(context: click.Context, campaign: str, quiet: bool, config_path: Path) -> None:
     """Carry CAMPAIGN out until it is done or halted.
@@ -283,7 +273,7 @@ def _loop(site: Site, controller: Controller) -> None:
 @click.command()
 @click.argument("campaign")
 @_dry
-@_config
+@options.CONFIG
 @click.pass_context
 def step(context: click.Context, campaign: str, dry_run: bool, config_path: Path) -> None:
     """One look at CAMPAIGN and what follows from it, for a timer unit.
@@ -332,22 +322,22 @@ def _order(before: Sequence[Status], after: Status, why: Callable[[str], str]) -
 
 pause = click.command("pause", help="Touch no new node of CAMPAIGN; nodes in hand are finished.")(
     click.argument("campaign")(
-        _config(_order([Status.RUNNING], Status.PAUSED, lambda who: f"paused by {who}"))
+        options.CONFIG(_order([Status.RUNNING], Status.PAUSED, lambda who: f"paused by {who}"))
     )
 )
 resume = click.command("resume", help="Go on with a paused CAMPAIGN.")(
-    click.argument("campaign")(_config(_order([Status.PAUSED], Status.RUNNING, lambda _: "")))
+    click.argument("campaign")(options.CONFIG(_order([Status.PAUSED], Status.RUNNING, lambda _: "")))
 )
 abort = click.command(
     "abort",
     help="End CAMPAIGN: untouched nodes are let go, nodes in hand are finished, nothing else is touched.",
-)(click.argument("campaign")(_config(_order(_LIVE, Status.HALTED, lambda who: f"aborted by {who}"))))
+)(click.argument("campaign")(options.CONFIG(_order(_LIVE, Status.HALTED, lambda who: f"aborted by {who}"))))
 
 
 @click.command()
 @click.argument("campaign", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@_config
+@options.CONFIG
 @click.pass_context
 def status(context: click.Context, campaign: str | None, as_json: bool, config_path: Path) -> None:
     """How CAMPAIGN stands; without it, all campaigns. Asks the ledger alone."""
@@ -369,7 +359,7 @@ def status(context: click.Context, campaign: str | None, as_json: bool, config_p
 @click.argument("name", metavar="NODE|CAMPAIGN")
 @click.option("--all", "everything", is_flag=True, help="Every observation, decision and effect.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object for each line of history.")
-@_config
+@options.CONFIG
 @click.pass_context
 def history(context: click.Context, name: str, everything: bool, as_json: bool, config_path: Path) -> None:
     """What was changed on a node, or by a campaign: when, from which version to which, why, by whom."""
@@ -404,7 +394,7 @@ def history(context: click.Context, name: str, everything: bool, as_json: bool, 
 
 @click.command()
 @click.argument("nodes")
-@_config
+@options.CONFIG
 @click.pass_context
 def lift(context: click.Context, nodes: str, config_path: Path) -> None:
     """Let NODES (a hostlist) that were rolled back be planned again."""
@@ -425,7 +415,7 @@ def lift(context: click.Context, nodes: str, config_path: Path) -> None:
 @click.command()
 @click.argument("target", metavar="CAMPAIGN|NODES")
 @click.option("--out", type=click.Path(path_type=Path), help="The plan file.  [default: NAME.plan.json]")
-@_config
+@options.CONFIG
 @click.pass_context
 def rollback(context: click.Context, target: str, out: Path | None, config_path: Path) -> None:
     """Plan the way back: what a campaign returned goes onto the manifest before it, and stays there.

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from slurm_gsp.config import DEFAULT_PATH, Config, ConfigError, load_config
+from slurm_gsp import options
+from slurm_gsp.config import Config, ConfigError, load_config
 from slurm_gsp.fleet.errors import FleetError
 from slurm_gsp.process import begin
 from slurm_gsp.slurm.ask import Begin
@@ -85,16 +86,7 @@ class Options:
 @click.option("--watch", type=click.FloatRange(min=1), metavar="SECONDS", help="Look again and again.")
 @click.option("--holds", is_flag=True, help="Also ask the ledger which nodes are held on an older pin.")
 @click.option("--bmc", is_flag=True, help="Also ask BMCs over Redfish what they list, against --manifest.")
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path(DEFAULT_PATH),
-    envvar="SLURM_GSP_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="Configuration file; defaults apply where it is missing.",
-)
+@options.CONFIG
 @click.pass_context
 def fleet(context: click.Context, /, **given: object) -> None:
     """Who runs what, who is odd, who is silent, and who took which node out.

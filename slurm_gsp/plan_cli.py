@@ -23,6 +23,7 @@ from rich.table import Column, Table
 from rich.text import Text
 from sqlalchemy.engine import make_url
 
+from slurm_gsp import options
 from slurm_gsp.campaign.fleet import Topology, as_fleet, node_facts
 from slurm_gsp.campaign.ledger import Ledger, LedgerError
 from slurm_gsp.campaign.model import (
@@ -40,7 +41,7 @@ from slurm_gsp.campaign.model import (
 from slurm_gsp.campaign.plan import plan as make_plan
 from slurm_gsp.campaign.planfile import dump_plan
 from slurm_gsp.campaign.windows import parse_window, window_text
-from slurm_gsp.config import DEFAULT_PATH, ConfigError, load_config
+from slurm_gsp.config import ConfigError, load_config
 from slurm_gsp.core.operation import DIGEST_LENGTH, reason_fits
 from slurm_gsp.manifest.load import Loaded, load
 from slurm_gsp.manifest.match import Assignment, assign, folded
@@ -162,16 +163,7 @@ class _Problems:
 )
 @click.option("--hold", is_flag=True, help="Its nodes stay on MANIFEST until `slurm-gsp lift`.")
 @click.option("--allowed-signers", type=click.Path(path_type=Path), help="Refuse an unsigned manifest.")
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=Path(DEFAULT_PATH),
-    envvar="SLURM_GSP_CONFIG",
-    show_default=True,
-    show_envvar=True,
-    help="Configuration file; defaults apply where it is missing.",
-)
+@options.CONFIG
 @click.pass_context
 def plan(context: click.Context, /, **given: object) -> None:
     """Plan how the fleet gets onto MANIFEST: a canary of every hardware variant, then waves.

@@ -468,21 +468,20 @@ def test_holders_are_named_and_never_ended(realm: Lab, ready: Callable[..., Node
 # --- staging, and what needs no repository -----------------------------------------------------------------
 
 
+def running_job(realm: Lab, node: Node) -> str:
+    """The id of a job that runs on this node."""
+    words = ["--parsable", "-w", node.name, "--output=/dev/null", "--wrap", "sleep 600"]
+    job = realm.slurm(["sbatch", *words]).stdout.strip()
+    realm.wait_for(lambda: "ALLOCATED" in node.state or "MIXED" in node.state, 30, "the job to run")
+    return job
+
+
 def test_staged_while_a_job_runs_then_realigned_without_a_repository(
     realm: Lab, ready: Callable[..., Node]
 ) -> None:
     node = ready(drained=False)
     before = database(node)
-    job = realm.slurm([
-        "sbatch",
-        "--parsable",
-        "-w",
-        "n1",
-        "--output=/dev/null",
-        "--wrap",
-        "sleep 600",
-    ]).stdout.strip()
-    realm.wait_for(lambda: "ALLOCATED" in node.state or "MIXED" in node.state, 30, "the job to run")
+    job = running_job(realm, node)
     staged = node.run([COMMAND, "stage"])
     assert "7 packages in /var/cache/slurm-gsp/" in staged.stdout
     assert "nothing to do: everything is in" in node.run([COMMAND, "stage"]).stdout
@@ -580,16 +579,7 @@ def reload(node: Node, *options: str) -> subprocess.CompletedProcess[str]:
 def test_reload(realm: Lab, ready: Callable[..., Node]) -> None:
     node = ready(drained=False)
     assert "n1 is in service" in reload(node).stderr
-    job = realm.slurm([
-        "sbatch",
-        "--parsable",
-        "-w",
-        "n1",
-        "--output=/dev/null",
-        "--wrap",
-        "sleep 600",
-    ]).stdout.strip()
-    realm.wait_for(lambda: "ALLOCATED" in node.state or "MIXED" in node.state, 30, "the job to run")
+    job = running_job(realm, node)
     assert f"n1 has jobs ({job})" in reload(node).stderr
     realm.slurm(["scancel", job])
     drain(node)
