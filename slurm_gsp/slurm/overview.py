@@ -92,13 +92,13 @@ def parse_line(line: str) -> Line:
         values.append(line[start:at])
     extra = line.find(_EXTRA, at)
     end = extra if extra >= 0 else len(line)
-    text = line[end + len(_EXTRA) :].strip()
+    text = line[end + len(_EXTRA) :].rstrip()
     if " " in text or _FREE.search(line, at, end):
         return _parse_with_care(line)
     features, gres, state, partitions, booted = values
     name = line[len(_NAME) : line.find(" ")]
     known = (name, state, partitions, _or_empty(features), _or_empty(gres), _or_empty(booted))
-    return Line(*known, "", "", "", text)
+    return Line(*known, "", "", "", text.strip())
 
 
 def _parse_with_care(line: str) -> Line:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fleet_lines import line, scontrol_text
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slurm_gsp import process
@@ -59,6 +59,7 @@ def test_odd_texts_of_people_are_read_alike(reason: str, comment: str, extra: st
 
 
 @given(extra=st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"])))
+@example(extra=" Comment=")
 def test_odd_texts_in_extra_are_read_alike(extra: str) -> None:
     if extra.strip() not in {"None", "NONE", "N/A", "n/a", "Unknown", "(null)"}:
         agree(scontrol_text(line(extra=extra)).rstrip("\n"))
