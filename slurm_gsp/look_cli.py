@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from slurm_gsp import options
 from slurm_gsp.collect.collect import collect
 from slurm_gsp.collect.root import Root
 from slurm_gsp.collect.runner import LiveRunner
@@ -20,15 +21,6 @@ from slurm_gsp.report import as_object, as_text
 from slurm_gsp.this_node import expectation, node_name
 
 CONFIG = Path(DEFAULT_PATH)
-
-_config_option = click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=CONFIG,
-    show_default=True,
-    help="Configuration file; defaults apply where it is missing.",
-)
 
 
 class Refused(click.ClickException):
@@ -44,7 +36,7 @@ class Refused(click.ClickException):
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Judge a recording made by `slurm-gsp record` instead of this node.",
 )
-@_config_option
+@options.NODE_CONFIG
 def inspect_command(as_json: bool, recording: Path | None, config_path: Path) -> None:
     """Judge this node: verdict, findings with their evidence, and the next step.
 
@@ -70,7 +62,7 @@ def inspect_command(as_json: bool, recording: Path | None, config_path: Path) ->
 
 @click.command("record")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@_config_option
+@options.NODE_CONFIG
 def record_command(folder: Path, config_path: Path) -> None:
     """Write what the detector reads on this node to FOLDER: a support bundle and a test fixture in one."""
     config = _load(config_path)

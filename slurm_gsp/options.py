@@ -9,6 +9,15 @@ import click
 
 from slurm_gsp.config import DEFAULT_PATH
 
+NODE_CONFIG: Final = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path(DEFAULT_PATH),
+    show_default=True,
+    help="Configuration file; defaults apply where it is missing.",
+)
+"""For commands that look at this node."""
 CONFIG: Final = click.option(
     "--config",
     "config_path",

@@ -13,10 +13,11 @@ from typing import Final
 
 import click
 
+from slurm_gsp import options
 from slurm_gsp.collect.collect import Expectation, collect
 from slurm_gsp.collect.root import Root
 from slurm_gsp.collect.runner import LiveRunner
-from slurm_gsp.config import DEFAULT_PATH, LEVELS, Config, ConfigError, load_config
+from slurm_gsp.config import LEVELS, Config, ConfigError, load_config
 from slurm_gsp.core.diagnose import diagnose
 from slurm_gsp.core.evidence import Pin
 from slurm_gsp.core.pinned import Pinned
@@ -105,14 +106,7 @@ class Verified:
 @click.option("--operation", metavar="KEY", help="What is proven.  [default: the last realignment]")
 @click.option("--publish", "publish_it", is_flag=True, help="Tell Slurm, in this node's own record.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path, dir_okay=False),
-    default=DEFAULT_PATH,
-    show_default=True,
-    help="Configuration file; defaults apply where it is missing.",
-)
+@options.NODE_CONFIG
 @click.pass_context
 def verify(  # noqa: PLR0913, PLR0917 - one for each option
     context: click.Context,

@@ -25,7 +25,6 @@ MARKER: Final = "staged.json"
 STATUS: Final = "status"
 """The package database as it will be after the purge, for apt to resolve against."""
 DPKG_STATUS: Final = "/var/lib/dpkg/status"
-LISTS_LOCK: Final = "/var/lib/apt/lists/lock"
 _ENDINGS: Final = (".deb", ".rpm")
 
 
