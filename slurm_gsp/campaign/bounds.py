@@ -35,6 +35,10 @@ def opening(times: Openings, start: datetime) -> datetime | None:
     return None if found is None else datetime.fromtimestamp(found, UTC)
 
 
+KEPT: Final = 2
+"""So many times the nodes that may be out may wait for the end of their last job: most wait for hours."""
+
+
 class Bounds:
     """What the limits leave at one look. ``room`` counts: ask once for each node, in the plan's order."""
 
@@ -44,12 +48,14 @@ class Bounds:
         self._look = look
         self._now = look.at
         self.lead = timedelta(seconds=terms.lead_s)
+        self._slot = timedelta(seconds=terms.plan.realign_s)
         self.openings = openings(terms, look.at)
         self.open_wave = self._open_wave()
         self.slip = self._slip()
         self.sooner = self._sooner()
         self._out = {partition: set(names) for partition, names in look.out.items()}
         self._blocks = self._blocks_out()
+        self._kept = self._kept_free()
 
     @property
     def over(self) -> bool:
@@ -78,8 +84,7 @@ class Bounds:
         limits = self._terms.plan.limits
         taken = [
             (self._out.setdefault(partition, set()), limits.most_out(self._look.sizes[partition]))
-            for partition in seen.state.partitions
-            if partition in self._look.sizes
+            for partition in self._limited(seen)
         ]
         if record.block is not None and limits.per_block is not None:
             taken.append((self._blocks[record.block], limits.per_block))
@@ -89,6 +94,41 @@ class Bounds:
         for out, _ in taken:
             out.add(record.node)
         return True
+
+    def keep(self, record: NodeRecord, seen: Seen) -> datetime | None:
+        """When the reservation is to begin of a node that takes no job after the one it runs; None: it may.
+
+        One slot from now: it is moved on before it begins for as long as the job runs, and if nobody is there
+        to move it, the node is back with its users a slot later. Only a job that leaves room for no other is
+        waited for so: beside any other, GPUs would be idle for as long as that one runs.
+        """
+        job, limits = seen.last_job, self._terms.plan.limits
+        begins = self._now.replace(microsecond=0) + max(self._slot, 2 * self.lead)
+        if job is None or job.end is None or job.end <= begins or limits.ahead or self._terms.ignore_jobs:
+            return None
+        if record.wave != self.open_wave or self.next_opening(begins) != begins:
+            return None
+        kept = [(self._kept[one], limits.most_out(self._look.sizes[one])) for one in self._limited(seen)]
+        if any(len(nodes - {record.node}) >= KEPT * most for nodes, most in kept):
+            return None
+        for nodes, _ in kept:
+            nodes.add(record.node)
+        return begins
+
+    def _limited(self, seen: Seen) -> list[str]:
+        """The node's partitions whose limits count."""
+        return [partition for partition in seen.state.partitions if partition in self._look.sizes]
+
+    def _kept_free(self) -> dict[str, set[str]]:
+        """Of each partition the nodes whose reservation begins before the job they run has to end."""
+        kept: dict[str, set[str]] = defaultdict(set)
+        for record in self._state.nodes:
+            seen = self._look.seen(record.node) if record.phase is Phase.RESERVED else None
+            job = None if seen is None else seen.last_job
+            if seen is not None and job is not None and job.end is not None and record.start < job.end:
+                for partition in self._limited(seen):
+                    kept[partition].add(record.node)
+        return kept
 
     def _open_wave(self) -> int:
         """The wave that is worked on: the first whose gate has not been passed."""
@@ -118,8 +158,7 @@ class Bounds:
             return timedelta(0)
         gate = self.gate()
         begun = [record.start for record in self._state.nodes if record.wave == self.open_wave]
-        slot = timedelta(seconds=self._terms.plan.realign_s)
-        ended = gate.since if gate is not None else max(self._now, max(begun) + slot)
+        ended = gate.since if gate is not None else max(self._now, max(begun) + self._slot)
         ready = ended + timedelta(seconds=self._terms.plan.limits.soak_s)
         return max(ready, self._now + self.lead) + self.lead - min(starts)
 

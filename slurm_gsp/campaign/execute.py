@@ -92,12 +92,13 @@ class Executor:
 
     def _wanted(self, effect: Reserve) -> Wanted:
         """Without end: for a node in our hands, on which nothing but our own job can run."""
+        in_hand = effect.seconds is None
         return Wanted(
             name=self.terms.reservation(effect.node),
             node=effect.node,
             span=(effect.start, effect.seconds),
             users=tuple(self.users),
-            ignore_jobs=self.terms.ignore_jobs or effect.seconds is None,
+            ignore_jobs=self.terms.ignore_jobs or effect.beside_jobs or in_hand,
         )
 
     def _reserve(self, effect: Reserve) -> None:

@@ -32,6 +32,8 @@ ENDED: Final = frozenset({
 """States in which a job holds no node any more."""
 _NODE_FAIL: Final = "NODE_FAIL"
 _SUMMARY: Final = re.compile(r"^NodeName=(\S+) (?:.*? )?State=(\S+) (?:.*? )?Partitions=(\S+)", re.MULTILINE)
+_TRES: Final = re.compile(r"(?:(?! Reason=| Comment=| Extra=).)* CfgTRES=(\S*) AllocTRES=(\S*)")
+_GPUS: Final = re.compile(r"(?:^|,)gres/gpu=([0-9]+)(?:,|$)")
 _NODE_LINE: Final = re.compile(r"^NodeName=(\S+) ", re.MULTILINE)
 
 
@@ -54,7 +56,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One node of the campaign; ``jobs`` are those of others that hold it, ``failed`` those it cost."""
+    """One node of the campaign; ``jobs`` are those of others that hold it, ``failed`` those it cost.
+
+    ``full``: all its CPUs or all its GPUs are allocated.
+    """
 
     state: NodeState
     reservations: tuple[Reservation, ...] = ()
@@ -62,6 +67,7 @@ class Seen:
     failed: tuple[Job, ...] = ()
     proof: Proof | None = None
     driver: str | None = None
+    full: bool = False
 
     @property
     def name(self) -> str:
@@ -77,6 +83,11 @@ class Seen:
     def out(self) -> bool:
         """Whether users cannot count on it, whoever took it out."""
         return not self.states.isdisjoint(OUT)
+
+    @property
+    def last_job(self) -> Job | None:
+        """The job that has all of the node: where no other starts, its end leaves the node empty."""
+        return self.jobs[0] if self.full and len(self.jobs) == 1 else None
 
     def reservation(self, name: str) -> Reservation | None:
         """The reservation of this name on the node."""
@@ -119,10 +130,20 @@ def parse_look(text: CampaignText, names: Collection[str], now: datetime) -> Loo
             failed=tuple(failed.get(state.name, ())),
             proof=proof_in(published),
             driver=published.get(DRIVER_KEY) or None,
+            full="ALLOCATED" in state.states or _no_gpu_left(line),
         )
     if not sizes:
         raise SlurmError(f"no node in what scontrol said: {text.nodes[:200]!r}")
     return Look(now, nodes, _verifications(text.verifications), sizes, out)
+
+
+def _no_gpu_left(line: str) -> bool:
+    """Whether Slurm counts GPUs (AccountingStorageTRES) and has given all of this node's away."""
+    found = _TRES.match(line)
+    if found is None:
+        return False
+    there, taken = _GPUS.search(found[1]), _GPUS.search(found[2])
+    return there is not None and taken is not None and there[1] == taken[1]
 
 
 def _in_maintenance(held: Mapping[str, tuple[Reservation, ...]], now: datetime) -> frozenset[str]:

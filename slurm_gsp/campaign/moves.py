@@ -120,6 +120,9 @@ class Mover:
         for held in self._others_reservations(record, seen):
             if held.ours:
                 return self._skip(record, f"reserved by another campaign: {held.name}")
+        keep = self._keep(record, seen)
+        if keep is not None:
+            return keep
         planned = start = record.start - self._bounds.sooner
         if not self._terms.ignore_jobs:
             ends = [job.end for job in seen.jobs]
@@ -134,6 +137,17 @@ class Mover:
             return self._skip(record, f"{why}no window is left before the deadline")
         reserve = Reserve(record.node, later, self._terms.plan.realign_s)
         return Move(record.to(Phase.RESERVED, self._now, record.why, start=later), (reserve,))
+
+    def _keep(self, record: NodeRecord, seen: Seen) -> Move | None:
+        """Let no job start behind the one that has all of a node, if that is worth it."""
+        if self._paused or seen.states & NOT_IN_SERVICE:
+            return None
+        begins = self._bounds.keep(record, seen)
+        if begins is None:
+            return None
+        reserve = Reserve(record.node, begins, self._terms.plan.realign_s, beside_jobs=True)
+        why = f"{_jobs_text(seen)}, its last one"
+        return Move(record.to(Phase.RESERVED, self._now, why, start=begins), (reserve,))
 
     def _may_reserve(self, record: NodeRecord, seen: Seen) -> bool:
         """Whether its wave is open, where each is reserved then; one that is there already is only moved."""
@@ -154,12 +168,14 @@ class Mover:
             return self._postpone(record, later, "the wave before is not over") if slips else None
         theirs = self._theirs(record, seen)
         if not self._bounds.near(held.start):
-            return self._early(record, seen) if theirs is None else None
+            return self._soon(record, seen) if theirs is None else None
         if theirs is not None:
             return self._let_go(record, seen, theirs)
         if self._paused:  # for a slot: a pause may be long, and each time is written down
             slot = timedelta(seconds=self._terms.plan.realign_s)
             return self._postpone(record, self._now + max(slot, 2 * self._bounds.lead), "paused")
+        if self._overlaps(record, seen):
+            return self._keep(record, seen) or self._postpone(record, self._now, _jobs_text(seen))
         if not self._bounds.room(record, seen):
             later = self._now + 2 * self._bounds.lead
             return self._postpone(record, later, _FULL)
@@ -168,6 +184,19 @@ class Mover:
         if _holds_up(seen):  # for longer, it may be, than its reservation lasts
             return Move(record.to(Phase.WAITING, self._now, _holds_up(seen)), (Hold(record.node),))
         return self._take(record, seen)
+
+    def _overlaps(self, record: NodeRecord, seen: Seen) -> bool:
+        """Whether a job may run on behind the begin of the node's reservation; not one past its limit."""
+        if self._terms.ignore_jobs:
+            return False
+        begins = max(record.start, self._now) + self._bounds.lead
+        return any(job.end is not None and job.end > begins for job in seen.jobs)
+
+    def _soon(self, record: NodeRecord, seen: Seen) -> Move | None:
+        """A reserved node whose time is not near."""
+        if not seen.jobs:
+            return self._early(record, seen)
+        return None if self._overlaps(record, seen) else self._keep(record, seen)
 
     def _early(self, record: NodeRecord, seen: Seen) -> Move | None:
         """A node whose jobs ended early goes now: its reservation keeps all but short ones away already."""

@@ -199,11 +199,15 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """Make the node's reservation begin then, whether it is there or not; ``seconds`` None: without end."""
+    """Make the node's reservation begin then, whether it is there or not; ``seconds`` None: without end.
+
+    ``beside_jobs``: although a job on the node may run for longer.
+    """
 
     node: str
     start: datetime
     seconds: int | None
+    beside_jobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)

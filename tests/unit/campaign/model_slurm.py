@@ -345,4 +345,4 @@ class ModelSlurm:
         )  # fmt: skip
         failed = tuple(job for job in self.jobs if job.state == "NODE_FAIL" and node.name in job.nodes)
         users = tuple(job for job in running if not job.comment)
-        return Seen(state, held, users, failed, node.proof, node.driver)
+        return Seen(state, held, users, failed, node.proof, node.driver, full=bool(running))

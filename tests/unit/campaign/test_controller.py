@@ -385,7 +385,7 @@ def test_a_job_past_its_limit_is_never_ended(world):
 
     def overstay() -> None:
         job = world.slurm.jobs[0]
-        world.slurm.jobs[0] = replace(job, end=max(job.end, world.slurm.now + timedelta(seconds=60)))
+        world.slurm.jobs[0] = replace(job, end=max(job.end, world.slurm.now + timedelta(seconds=10)))
 
     world.terms = replace(world.terms, wait_s=300)
     world.each_tick = overstay

@@ -81,6 +81,30 @@ def test_a_job_without_an_end_has_none():
     assert parse_look(TEXT, ["n6"], NOW).nodes["n6"].jobs == (Job("3", "RUNNING", "bob", None, ("n6",)),)
 
 
+@pytest.mark.parametrize(
+    ("changes", "full"),
+    [
+        ({}, False),
+        ({"State=MIXED": "State=ALLOCATED"}, True),
+        (
+            {"billing=4 AllocTRES=cpu=2": "billing=4,gres/gpu=2,gres/gpu:h100=2 AllocTRES=cpu=2,gres/gpu=2"},
+            True,
+        ),
+        ({"billing=4 AllocTRES=cpu=2": "billing=4,gres/gpu=2 AllocTRES=cpu=2,gres/gpu=1"}, False),
+        ({"billing=4 AllocTRES=cpu=2": "billing=4,gres/gpu=2 AllocTRES="}, False),
+        ({"AllocTRES=cpu=2": "Comment=a CfgTRES=gres/gpu=2 AllocTRES=gres/gpu=2"}, False),
+    ],
+)
+def test_whether_a_node_has_room_for_another_job(changes, full):
+    """By its CPUs, or by its GPUs where Slurm counts those."""
+    first, rest = TEXT.nodes.split("\n", 1)
+    for old, new in changes.items():
+        assert old in first
+        first = first.replace(old, new)
+    look = parse_look(replace(TEXT, nodes=f"{first}\n{rest}"), ["n1"], NOW)
+    assert look.nodes["n1"].full is full
+
+
 def test_our_own_jobs_by_what_they_are_for():
     look = parse_look(TEXT, ["n1", "n2"], NOW)
     assert [(job.id, job.ended) for job in look.verifications["gsp c1/realign/1 n1"]] == [

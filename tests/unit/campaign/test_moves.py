@@ -17,7 +17,18 @@ from slurm_gsp.campaign.controller import Controller
 from slurm_gsp.campaign.look import Job, Look, Seen
 from slurm_gsp.campaign.model import Heading, Limits, Plan, PlannedProfile, Reservation, Slot, Wave, WaveKind
 from slurm_gsp.campaign.planfile import seal
-from slurm_gsp.campaign.state import Decision, Found, Gate, GateState, NodeRecord, Phase, State, Status, Terms
+from slurm_gsp.campaign.state import (
+    Decision,
+    Found,
+    Gate,
+    GateState,
+    NodeRecord,
+    Phase,
+    Reserve,
+    State,
+    Status,
+    Terms,
+)
 from slurm_gsp.campaign.windows import parse_window
 from slurm_gsp.core.operation import Kind
 from slurm_gsp.core.published import Level, Proof, Result
@@ -106,6 +117,9 @@ def last(decision: Decision) -> NodeRecord:
     return decision.moves[-1].record
 
 
+IDLE = seen().state
+
+
 @pytest.fixture
 def world(tmp_path) -> World:
     return World(tmp_path)
@@ -118,6 +132,7 @@ SIGHTS: dict[str, Seen | None] = {
     "leftover Reason": seen("IDLE", BACK),
     "no reservation": seen(reservations=()),
     "a user's job": seen("ALLOCATED", jobs=(USER,)),
+    "a job past its limit": seen("ALLOCATED", jobs=(replace(USER, end=NOW - HOUR),)),
     "drained by us": seen("IDLE+DRAIN", REALIGN.reason),
     "drained by others": seen("IDLE+DRAIN", "fan"),
     "drained by the health check": seen("IDLE+DRAIN", "gsp:gsp-timeout xid=119"),
@@ -148,7 +163,8 @@ TABLE = {
         "idle": "taken hold drain taken",
         "leftover Reason": "taken hold drain taken",
         "no reservation": "skipped",
-        "a user's job": "hold waiting",
+        "a user's job": "planned reserve reserved",
+        "a job past its limit": "hold waiting",
         "drained by others": "skipped release skipped",
         "drained by the health check": "taken hold drain taken",
         "drained by another campaign": "taken hold drain taken",  # one that is over: it holds no reservation
@@ -845,6 +861,100 @@ def test_nodes_of_a_wave_to_come_take_any_job(tmp_path):
     world.run()
     assert set(world.phases().values()) == {"returned"} and world.slurm.wrong == []
     assert world.slurm.users == 9
+
+
+KEEPING = replace(TERMS, plan=planned((slot("n1"),), ahead=False))
+LONG = replace(USER, end=NOW + 8 * HOUR)
+
+
+def keeping(before: NodeRecord | None = None, **more: object) -> Decision:
+    """A node whose wave is open, that runs one job with all of it, and whatever else is said of it."""
+    terms, status = more.pop("terms", KEEPING), more.pop("status", Status.RUNNING)
+    sight = seen(
+        more.pop("states", "ALLOCATED"), **{"full": True, "jobs": (LONG,), "reservations": (), **more}
+    )
+    return decide(before or record(Phase.PLANNED), sight, status, terms=terms)
+
+
+def test_no_job_starts_behind_the_last_one_of_a_node():
+    kept = keeping()
+    assert told(kept) == "reserve reserved" and last(kept).start == NOW + SLOT
+    assert kept.moves[0].effects == (Reserve("n1", NOW + SLOT, 600, beside_jobs=True),)
+    assert last(kept).why == "runs job 5 of alice, its last one"
+    behind_it = {
+        "there is room beside it": keeping(full=False),
+        "two jobs": keeping(jobs=(LONG, replace(LONG, id="6"))),
+        "drained": keeping(states="ALLOCATED+DRAIN", reason="gsp:gsp-skew loaded=1"),
+        "all is reserved ahead": keeping(terms=TERMS),
+        "no window is open": keeping(
+            terms=replace(
+                KEEPING, plan=planned((slot("n1"),), ahead=False, windows=(parse_window("17:00-18:00"),))
+            )
+        ),
+    }
+    assert {why: last(decision).start for why, decision in behind_it.items()} == dict.fromkeys(
+        behind_it, LONG.end
+    )
+    assert told(keeping(status=Status.PAUSED)) == ""
+    assert told(keeping(jobs=(replace(LONG, end=None),))) == "skipped"
+    assert last(keeping(jobs=(replace(LONG, end=NOW + SLOT / 2),))).start == NOW + SLOT / 2
+
+
+def test_the_reservation_of_a_node_that_is_kept_free_never_begins_while_its_job_runs():
+    """It is moved on when it is near, not before; what the job leaves is taken at once."""
+    soon = Reservation("gsp_c1_n1", NOW + timedelta(seconds=15), NOW + SLOT, maint=True)
+    later = replace(soon, start=NOW + SLOT)
+    near, far = (record(Phase.RESERVED, start=held.start) for held in (soon, later))
+    moved = keeping(near, reservations=(soon,))
+    assert told(moved) == "reserve reserved" and last(moved).start == NOW + SLOT
+    assert told(keeping(far, reservations=(later,))) == ""
+    freed = keeping(far, reservations=(later,), jobs=(), states="IDLE", full=False)
+    assert told(freed) == "planned reserve reserved" and last(freed).start == NOW + timedelta(seconds=20)
+    begun = record(Phase.RESERVED, start=OWN.start)
+    late = keeping(begun, reservations=(OWN,))  # nobody was there to move it
+    assert told(late) == "reserve reserved" and last(late).start == NOW + SLOT
+    shared = keeping(near, reservations=(soon,), full=False)  # its limit was raised, and another one started
+    assert told(shared) == "planned reserve reserved" and last(shared).start == LONG.end
+
+
+def test_twice_as_many_are_kept_free_as_may_be_out():
+    names = [f"n{number}" for number in range(1, 8)]
+    terms = replace(KEEPING, plan=planned(tuple(map(slot, names)), ahead=False, max_out_percent=30.0))
+    at_work = {
+        name: replace(
+            seen("ALLOCATED", full=True, jobs=(LONG,), reservations=()), state=replace(IDLE, name=name)
+        )
+        for name in names
+    }
+    kept = record(Phase.RESERVED, node="n7", start=NOW + SLOT)
+    held = Reservation("gsp_c1_n7", NOW + SLOT, NOW + 2 * SLOT, maint=True)
+    at_work["n7"] = replace(at_work["n7"], reservations=(held,))
+    before = State(Status.RUNNING, (*(record(Phase.PLANNED, node=name) for name in names[:-1]), kept))
+    moves = advance(terms, before, Look(NOW, at_work, {}, {"gpu": 10}, {})).moves
+    assert [move.record.start for move in moves] == [NOW + SLOT] * 5 + [LONG.end]
+
+
+def test_whole_node_jobs_that_end_early_leave_their_nodes_to_the_campaign(tmp_path):
+    """Users have a job ready for every node that is free for an hour: none gets a node of the open wave."""
+    world = World(tmp_path, twelve(), BY_WAVE)
+    world.slurm.users_submit(24 * 3600)
+    ended = dict.fromkeys(world.slurm.nodes, 0)
+
+    def end_early() -> None:
+        now = world.slurm.now
+        for index, job in enumerate(world.slurm.jobs):
+            node = job.nodes[0]
+            if job.end == NOW + 24 * HOUR and now >= NOW + HOUR / 2 * (1 + int(node[-1])):
+                world.slurm.jobs[index] = replace(job, end=now)
+                ended[node] += 1
+        world.slurm.users_submit(3600)
+
+    world.each_tick = end_early
+    world.run()
+    assert set(world.phases().values()) == {"returned"} and world.slurm.wrong == []
+    assert world.slurm.most_out <= 3 and all(ended.values())
+    kept = [event for event in world.ledger.events(campaign="c1") if "its last one" in event.what]
+    assert {event.node for event in kept} == {record.node for record in world.state.nodes}
 
 
 def test_a_halt_leaves_waves_to_come_alone(tmp_path):
