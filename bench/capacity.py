@@ -5,23 +5,28 @@ served with EASY backfill, jobs that share nodes, and that end before their limi
 same moment of the same jobs.
 
     .venv/bin/python bench/capacity.py [--mix training|mixed|short] [--growth 4] [--plot FILE.svg]
-    .venv/bin/python bench/capacity.py --swf LOG.swf --cores-per-gpu 1     # Standard Workload Format
+    .venv/bin/python bench/capacity.py --swf LOG.swf.gz --nodes 68 --cores-per-gpu 8 [--windows N]
+
+A log in the Standard Workload Format is replayed in back-to-back windows of four days to warm up and --days;
+each is one run that starts on an empty cluster, and the queue is as long as the log makes it.
 
 Lost are the GPU-hours (over 8) without a job on a node that a way has in its hands, from when it is reserved
 or drained for its realignment until that is done: all of the realignment itself, which is the bound, and of
 the time before it what a job of the queue was kept from by nothing but the reservation or the drain. The last
 column is the difference of the whole cluster to a run without maintenance; most of it is chance, for a job
-that starts a minute later changes every one behind it.
+that starts a minute later changes every one behind it. Where a way was not done with every node in time, how
+many it was done with, as the mean of the runs, stands in place of the hours.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import math
 import random
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +34,7 @@ from typing import Any
 import numpy as np
 import simpy
 
+from slurm_gsp.campaign.bounds import IN_TURN
 from slurm_gsp.campaign.model import FleetNode, Limits, Plan
 from slurm_gsp.campaign.plan import plan as make_plan
 
@@ -44,6 +50,8 @@ NEVER = math.inf
 DEPTH = 60
 """How far down the queue backfill looks."""
 WARM_UP_S = 96 * HOUR
+MOST_WINDOWS = 20
+"""Of a log, if no other number is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,26 +111,91 @@ def made_up(parts: Sequence[Part], nodes: int, hours: float, seed: int) -> list[
     return jobs
 
 
-def read_swf(path: Path, cores_per_gpu: int, nodes: int) -> list[Job]:
-    """The jobs of a log in the Standard Workload Format.
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The jobs that a log gives, in order and from the first on, and what must be said of it."""
 
-    Fields 2 submit, 4 run, 5 and 8 processors (allocated, requested), 9 limit; times from the first job on.
+    jobs: list[Job]
+    notes: list[str]
+
+
+def read_swf(path: Path, cores_per_gpu: int, nodes: int, limit_s: float = 0.0) -> Log:
+    """Read a log in the Standard Workload Format.
+
+    A run beyond its limit is cut there: Slurm would end the job. ``limit_s`` is for jobs that have none; a
+    limit equal to the run would be a perfect forecast. Lines of status 2, 3 and 4 are parts of a job that has
+    a line of its own. Jobs larger than the cluster would never start: they are left out, and told.
     """
-    jobs = []
-    for line in path.read_text().splitlines():
-        fields = line.split()
-        if len(fields) < 9 or fields[0].startswith(";"):
-            continue
-        submit, run, limit = float(fields[1]), float(fields[3]), float(fields[8])
-        gpus = math.ceil(max(float(fields[4]), float(fields[7])) / cores_per_gpu)
-        if run > 0 and gpus > 0:
-            count = min(nodes, math.ceil(gpus / GPUS))
-            jobs.append(Job(submit, count, min(gpus, GPUS), run, max(run, limit)))
-    if not jobs:
+    lines = _lines(path)
+    records = [fields for line in lines if len(fields := line.split()) > 10 and fields[0][0] != ";"]
+    ran = [fields for fields in records if float(fields[3]) > 0 and _processors(fields) > 0]
+    entire = [fields for fields in ran if fields[10] not in {"2", "3", "4"}]
+    if not entire:
         raise SystemExit(f"{path}: no job in it that ran: is it in the Standard Workload Format?")
-    first = min(job.submit for job in jobs)
-    moved = (Job(job.submit - first, job.nodes, job.gpus, job.run, job.limit) for job in jobs)
-    return sorted(moved, key=lambda job: job.submit)
+    without = sum(float(fields[8]) <= 0 for fields in entire)
+    if without and limit_s <= 0:
+        raise SystemExit(
+            f"{path}: {without} of {len(entire)} jobs have no limit; --limit-hours says which they get"
+        )
+    jobs = [_job(fields, cores_per_gpu, limit_s) for fields in entire]
+    fitting = sorted((job for job in jobs if job.nodes <= nodes), key=lambda job: job.submit)
+    largest = max(job.nodes for job in jobs)
+    if not fitting:
+        raise SystemExit(f"{path}: no job in it fits on {nodes} nodes; --nodes {largest} holds all of them")
+    cut = sum(job.run < float(fields[3]) for job, fields in zip(jobs, entire, strict=True))
+    notes = [
+        f"in the log: {len(records)} jobs",
+        *(line.strip("; \t\r") for line in lines if line.lstrip("; ").startswith(("MaxNodes:", "MaxProcs:"))),
+        f"skipped, for they never ran: {len(records) - len(ran)}",
+        f"skipped, for they are parts of others: {len(ran) - len(entire)}",
+        f"skipped, for they are larger than the cluster: {len(jobs) - len(fitting)}, "
+        f"{1 - _work(fitting) / _work(jobs):.1%} of the work; the largest wants {largest} nodes",
+        f"without a limit of their own: {without / len(jobs):.1%}",
+        f"cut at their limit: {cut / len(jobs):.1%}",
+    ]
+    first = fitting[0].submit
+    return Log([replace(job, submit=job.submit - first) for job in fitting], notes)
+
+
+def _lines(path: Path) -> list[str]:
+    data = path.read_bytes()
+    text = gzip.decompress(data) if path.suffix == ".gz" else data
+    return text.decode("latin-1").split("\n")  # splitlines would break a line within an Å of UTF-8
+
+
+def _processors(fields: Sequence[str]) -> float:
+    """Allocated, or requested: a log may have but one of them."""
+    return max(float(fields[4]), float(fields[7]))
+
+
+def _job(fields: Sequence[str], cores_per_gpu: int, limit_s: float) -> Job:
+    gpus = math.ceil(_processors(fields) / cores_per_gpu)
+    limit = float(fields[8]) if float(fields[8]) > 0 else limit_s
+    run = min(float(fields[3]), limit)
+    return Job(float(fields[1]), math.ceil(gpus / GPUS), min(gpus, GPUS), run, limit)
+
+
+def _work(jobs: Iterable[Job]) -> float:
+    """GPU-seconds."""
+    return sum(job.nodes * job.gpus * job.run for job in jobs)
+
+
+def windows(jobs: Sequence[Job], span_s: float, asked: int | None) -> list[list[Job]]:
+    """A log as back-to-back windows, each with its own warm-up; what is left at its end is not replayed."""
+    length, window = jobs[-1].submit, WARM_UP_S + span_s
+    count = asked or min(MOST_WINDOWS, max(1, int(length // window)))
+    if length < count * window:
+        day = 24 * HOUR
+        need = f"{count} x ({WARM_UP_S / day:g} to warm up + --days {span_s / day:g})"
+        fits = math.floor((length / count - WARM_UP_S) / day * 10) / 10
+        advice = f"--days {fits:g} would fit" if fits > 0 else "no --days would fit"
+        raise SystemExit(f"the log is {length / day:.1f} days long, too short for {need}: {advice}")
+    found: list[list[Job]] = [[] for _ in range(count)]
+    for job in jobs:
+        number, submit = divmod(job.submit, window)
+        if number < count:
+            found[int(number)].append(replace(job, submit=submit))
+    return found
 
 
 class Cluster:
@@ -172,6 +245,10 @@ class Cluster:
     def is_empty(self, node: int) -> bool:
         """Whether no job runs on it."""
         return bool(self.free[node] == GPUS)
+
+    def last_job(self, node: int) -> float | None:
+        """When the job must end that has all of a node; None: there is none such."""
+        return self.ends[node][0][0] if len(self.ends[node]) == 1 and not self.free[node] else None
 
     def take_hold(self, node: int, start: float) -> None:
         """Reserve a node from this moment on, or move its reservation there."""
@@ -365,20 +442,10 @@ def _campaign(
     cluster: Cluster, limits: Limits, waves: dict[int, dict[int, float]], starts: dict[int, float]
 ) -> Iterator[Any]:
     """The controller: an empty node goes if its wave is open and there is room, its time come or not."""
-    most = limits.most_out(cluster.size)
     for number, wave in waves.items():
-        shift = max(0.0, min(wave.values()) - cluster.env.now) if not starts else 0.0
+        times = wave if starts else dict.fromkeys(wave, 0.0)
         while not cluster.done[list(wave)].all():
-            now = cluster.env.now
-            for node, planned in wave.items():
-                if cluster.done[node] or cluster.refuses[node]:
-                    continue
-                if not cluster.in_hand[node]:
-                    cluster.take_hold(node, max(now, planned - shift, float(cluster.free_at[node])))
-                if cluster.is_empty(node) and int(cluster.refuses.sum()) < most:
-                    cluster.take_out(node)
-                elif cluster.out_from[node] <= now + TICK_S:
-                    cluster.take_hold(node, now + 2 * TICK_S)
+            _look(cluster, limits, times, in_turn=not starts)
             cluster.schedule()
             yield cluster.env.timeout(TICK_S)
         opens = cluster.env.now + SOAK_S
@@ -388,6 +455,35 @@ def _campaign(
             for node in near:
                 cluster.take_hold(node, opens)
             yield cluster.env.timeout(TICK_S)
+
+
+def _look(cluster: Cluster, limits: Limits, wave: dict[int, float], *, in_turn: bool) -> None:
+    """One tick: an empty node goes, one with its last job is kept free behind it, others have their time."""
+    now, most = cluster.env.now, limits.most_out(cluster.size)
+    turns = IN_TURN * most if in_turn else cluster.size
+    taken = sum(bool(cluster.in_hand[node]) for node in wave)
+    waiting = [node for node in wave if not cluster.done[node] and not cluster.refuses[node]]
+    for node in sorted(waiting, key=lambda node: (not cluster.in_hand[node], *_emptiness(cluster, node))):
+        if not cluster.in_hand[node]:
+            if taken >= turns:
+                return
+            taken += 1
+        last = cluster.last_job(node) if in_turn else None
+        kept = last is not None and cluster.out_from[node] < last
+        near = cluster.out_from[node] <= now + TICK_S
+        if cluster.is_empty(node) and int(cluster.refuses.sum()) < most:
+            cluster.take_out(node)
+        elif last is not None and last > now + REALIGN_S:
+            if near or not kept:
+                cluster.take_hold(node, now + REALIGN_S)
+        elif near or not cluster.in_hand[node]:
+            cluster.take_hold(node, max(now + 2 * TICK_S, wave[node], float(cluster.free_at[node])))
+
+
+def _emptiness(cluster: Cluster, node: int) -> tuple[bool, bool, float]:
+    """The order of turns, as bounds.py has it."""
+    busy = not cluster.is_empty(node)
+    return busy, cluster.last_job(node) is None, float(cluster.free_at[node]) if busy else 0.0
 
 
 def _waves(cluster: Cluster, limits: Limits) -> dict[int, dict[int, float]]:
@@ -420,6 +516,7 @@ def _book(cluster: Cluster, starts: dict[int, float]) -> None:
 
     def begin(node: int, start: float) -> Iterator[Any]:
         yield cluster.env.timeout(max(0.0, start - cluster.env.now))
+        yield cluster.env.timeout(0)  # behind a job that ends with its limit in this very moment
         cluster.take_out(node)
 
     for node, start in starts.items():
@@ -500,14 +597,16 @@ def told(found: dict[str, list[tuple[Outcome, Outcome]]], nodes: int) -> str:
     unit = HOUR * GPUS * nodes
     bound = REALIGN_S / HOUR
     for name, runs in found.items():
-        lost = sum(run.lost_s for run, _ in runs) / sum(run.realigned for run, _ in runs) / (HOUR * GPUS)
+        realigned = sum(run.realigned for run, _ in runs)
+        lost = sum(run.lost_s for run, _ in runs) / realigned / (HOUR * GPUS) if realigned else None
+        each = "— | —" if lost is None else f"{lost:.2f} | {lost / bound:.2f}"
         whole = [(run.idle_s - base.idle_s) / unit / bound for run, base in runs]
         spread = f" ± {statistics.stdev(whole) / math.sqrt(len(whole)):.1f}" if len(whole) > 1 else ""
         took = statistics.mean(run.took_s / HOUR for run, _ in runs)
         out = max(run.most_out for run, _ in runs) / nodes
-        done = f"{took:.0f}" if took < NEVER else "not in time"
+        done = f"{took:.0f}" if took < NEVER else f"{realigned // len(runs)} of {nodes}"
         lines.append(
-            f"| {name} | {WAYS[name][1]} | {lost:.2f} | {lost / bound:.2f} | {done} | {out:.0%} "
+            f"| {name} | {WAYS[name][1]} | {each} | {done} | {out:.0%} "
             f"| {statistics.mean(whole):.1f}{spread} |"
         )
     return "\n".join(lines)
@@ -537,8 +636,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--nodes", type=int, default=100)
     parser.add_argument("--mix", choices=sorted(MIXES), action="append")
-    parser.add_argument("--swf", type=Path)
-    parser.add_argument("--cores-per-gpu", type=int, default=1)
+    parser.add_argument("--swf", type=Path, help="a log instead of the mixes, .gz or not")
+    parser.add_argument("--cores-per-gpu", type=int, default=1, help="processors of the log for each GPU")
+    parser.add_argument("--windows", type=int, help=f"of the log (as many as it has, {MOST_WINDOWS} at most)")
+    parser.add_argument("--limit-hours", type=float, default=0.0, help="for jobs of the log without a limit")
     parser.add_argument("--percent", type=float, default=10.0, help="most nodes out")
     parser.add_argument("--growth", type=float, default=2.0)
     parser.add_argument("--days", type=float, default=14.0, help="how long to look after the start")
@@ -549,7 +650,9 @@ def main() -> None:
     span_s = asked.days * 24 * HOUR
     loads: dict[str, list[list[Job]]] = {}
     if asked.swf:
-        loads[asked.swf.name] = [read_swf(asked.swf, asked.cores_per_gpu, asked.nodes)]
+        log = read_swf(asked.swf, asked.cores_per_gpu, asked.nodes, asked.limit_hours * HOUR)
+        loads[asked.swf.name] = windows(log.jobs, span_s, asked.windows)
+        print(f"{asked.swf.name}:", *log.notes, sep="\n- ")
     else:
         hours = (WARM_UP_S + span_s) / HOUR
         for name in asked.mix or MIXES:
@@ -557,7 +660,11 @@ def main() -> None:
             loads[name] = [made_up(MIXES[name], asked.nodes, hours, seed) for seed in seeds]
     for name, load in loads.items():
         found = compare(asked.nodes, load, limits, span_s)
-        print(f"\n{name}: {asked.nodes} nodes, {sum(map(len, load))} jobs in {len(load)} runs\n")
+        offered = [_work(jobs) / (asked.nodes * GPUS * (WARM_UP_S + span_s)) for jobs in load]
+        print(
+            f"\n{name}: {asked.nodes} nodes, {sum(map(len, load))} jobs in {len(load)} runs, offered load "
+            f"{statistics.mean(offered):.0%} ({min(offered):.0%} to {max(offered):.0%})\n"
+        )
         print(told(found, asked.nodes), flush=True)
         if asked.plot:
             draw(found, asked.nodes, asked.plot.with_stem(f"{asked.plot.stem}-{name}"))

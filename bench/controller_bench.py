@@ -36,6 +36,7 @@ from fleet_bench import Cluster, timed
 from slurm_gsp import process
 from slurm_gsp.campaign.advance import first_state
 from slurm_gsp.campaign.controller import Controller
+from slurm_gsp.campaign.ledger import EventKind, Line
 from slurm_gsp.campaign.model import FleetNode, Heading, Limits, Plan, PlannedProfile
 from slurm_gsp.campaign.plan import plan as make_plan
 from slurm_gsp.campaign.state import Phase, Status
@@ -103,9 +104,10 @@ def in_hand(cluster: Cluster, site: Site, names: list[str]) -> Plan:
         now = datetime.now(UTC)
         ledger.add(plan, first_state(terms, now))
         with ledger.lead("bench", 60) as lead:
-            for record in lead.state().nodes:
-                taken = record.to(Phase.REBOOTED, now, operation=operation, touched=True, boot="")
-                lead.save(taken, "the bench says so")
+            changes = {"operation": operation, "touched": True, "boot": ""}
+            taken = [record.to(Phase.REBOOTED, now, **changes) for record in lead.state().nodes]
+            told = [Line(EventKind.DECIDED, record.node, "the bench says so") for record in taken]
+            lead.together(told, taken)
             lead.status(Status.SCHEDULING, Status.RUNNING, "the bench says so")
     return plan
 

@@ -1,9 +1,10 @@
-"""A thousand reservations: `slurm-gsp schedule` beside a scontrol that reads the same commands from stdin.
+"""A thousand reservations and a thousand drains, beside a scontrol that reads the same commands from stdin.
 
     .venv/bin/python bench/reserve_bench.py [--reservations 1000] [--rounds 5] [--slurm /usr]
 
 Root. Starts munged and a slurmctld without a slurmd on loopback, in a folder of its own. In each round every
-way makes the same reservations, which are deleted in between; the ratio is of the wall times of one round.
+way makes the same reservations, or drains the same nodes, which is undone in between; the ratio is of the wall
+times of one round.
 """
 
 from __future__ import annotations
@@ -23,13 +24,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from ClusterShell.NodeSet import NodeSet
+
 from slurm_gsp import process
 from slurm_gsp.campaign.model import Heading, Limits, Plan, PlannedProfile, Slot, Wave, WaveKind
 from slurm_gsp.campaign.planfile import dump_plan, seal
-from slurm_gsp.slurm.admin import SlurmAdmin, Wanted
+from slurm_gsp.slurm.admin import Drained, SlurmAdmin, Wanted
 from slurm_gsp.slurm.choose import Place, admin, choose
 
 SLOT_S = 1800
+REASON = "gsp:realign c1 to=2026-11@0123456789ab try=1 id=0123abcd"
 CONF = """\
 ClusterName=bench
 SlurmctldHost={host}(127.0.0.1)
@@ -101,6 +105,14 @@ class Bench:
             for line in shown.splitlines()
             if line.startswith("ReservationName=")
         }
+
+    def drained(self) -> int:
+        shown = process.run((self.place.scontrol, "-o", "show", "node"), deadline_s=60, env=self.environment)
+        return sum(f" Reason={REASON} [" in line and "DRAIN" in line for line in shown.stdout.splitlines())
+
+    def undrain(self, names: Sequence[str]) -> None:
+        self.feed(f"update nodename={NodeSet.fromlist(names)} state=undrain\n")
+        assert not self.drained()
 
     def clear(self) -> None:
         self.feed("".join(f"delete reservationname={name}\n" for name in sorted(self.reservations())))
@@ -183,9 +195,41 @@ def many(slurm: SlurmAdmin, names: Sequence[str], start: datetime) -> float:
     wanted = [Wanted(f"gsp_c_{name}", name, (start, SLOT_S), ("root",)) for name in names]
 
     def call() -> None:
-        assert set(slurm.reserve_many(wanted)) == {None}
+        assert set(slurm.change_many(wanted)) == {None}
 
     return timed(call)
+
+
+def drains(
+    bench: Bench, names: Sequence[str], rounds: int, backends: Sequence[str]
+) -> dict[str, list[float]]:
+    """A wave of nodes that are drained with one Reason; the first way is the base."""
+    lines = "".join(f'update nodename={name} state=drain reason="{REASON}"\n' for name in names)
+    wanted = [Drained(name, REASON) for name in names]
+    clients = {backend: admin(backend, bench.place) for backend in backends}
+    ways: dict[str, Callable[[], object]] = {
+        "scontrol, commands on stdin": lambda: bench.feed(lines),
+        "a scontrol for each node": lambda: [clients["scontrol"].drain(name, REASON) for name in names],
+    }
+    for backend, client in clients.items():
+        ways[f"change_many by {backend}"] = lambda client=client: client.change_many(wanted)
+    took: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(rounds):
+        for way in list(ways)[:: 1 if number % 2 == 0 else -1]:
+            took[way].append(timed(ways[way]))
+            assert bench.drained() == len(names), way
+            bench.undrain(names)
+    return took
+
+
+def tell(took: dict[str, list[float]]) -> None:
+    """The times of each way, as a multiple of the first one's in the same round."""
+    base = next(iter(took.values()))
+    print(f"{'':36}{'median s':>9}  ratio (lowest to highest)")
+    for way, seconds in took.items():
+        ratios = sorted(mine / theirs for mine, theirs in zip(seconds, base, strict=True))
+        told = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        print(f"{way:36}{statistics.median(seconds):9.2f}  {told}")
 
 
 def main() -> None:
@@ -207,7 +251,7 @@ def main() -> None:
             backends.append("pyslurm")
         for backend in backends:
             client = admin(backend, bench.place)
-            ways[f"reserve_many by {backend}"] = lambda _, client=client: many(client, names, start)
+            ways[f"change_many by {backend}"] = lambda _, client=client: many(client, names, start)
             ways[f"slurm-gsp schedule by {backend}"] = lambda number, backend=backend: schedule(
                 bench, names, f"{backend[0]}{number}", start, backend
             )
@@ -218,17 +262,15 @@ def main() -> None:
                 took[way].append(ways[way](number))
                 assert len(bench.reservations()) == asked.reservations, way
                 bench.clear()
+        drained = drains(bench, names, asked.rounds, backends)
         version = process.run(
             (bench.place.scontrol, "--version"), deadline_s=30, env=bench.environment
         ).stdout
-    base = took["scontrol, commands on stdin"]
     print(f"{version.strip()}, {asked.nodes} nodes, {asked.reservations} reservations, {asked.rounds} rounds")
     print(f"pyslurm: {fits.why}")
-    print(f"{'':36}{'median s':>9}  ratio (lowest to highest)")
-    for way, seconds in took.items():
-        ratios = sorted(mine / theirs for mine, theirs in zip(seconds, base, strict=True))
-        told = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        print(f"{way:36}{statistics.median(seconds):9.2f}  {told}")
+    tell(took)
+    print(f"{asked.reservations} drains")
+    tell(drained)
 
 
 if __name__ == "__main__":

@@ -582,7 +582,7 @@ def _print_effects(site: Site, terms: Terms, state: State) -> None:
         click.echo(plain(f"{was.node}: {was.phase.value} -> {move.record.phase.value}{why}"))
         before[was.node] = move.record
         for effect in move.effects:
-            executor.perform(effect)
+            executor.perform_many([effect])
     if decision.ask is not None:
         for argv in site.config.campaign.gates:
             click.echo(f"gate: {shlex.join(argv)}")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeAlias
 
 from slurm_gsp.campaign.look import Look, Seen
+from slurm_gsp.campaign.model import NEVER
 from slurm_gsp.campaign.plan import HORIZON_S
 from slurm_gsp.campaign.state import Gate, GateState, NodeRecord, Phase, State, Status, Terms
 from slurm_gsp.campaign.windows import Openings, open_spans
@@ -35,8 +36,11 @@ def opening(times: Openings, start: datetime) -> datetime | None:
     return None if found is None else datetime.fromtimestamp(found, UTC)
 
 
-KEPT: Final = 2
-"""So many times the nodes that may be out may wait for the end of their last job: most wait for hours."""
+IN_TURN: Final = 2
+"""So many times the nodes that may be out are reserved in a wave: most of them wait for jobs. Were it all of
+the wave, nodes that have become idle together would stand idle until there is room for them."""
+_Limit: TypeAlias = tuple[str, str]
+"""What a limit is of: ("partition", name) or ("block", name)."""
 
 
 class Bounds:
@@ -52,10 +56,8 @@ class Bounds:
         self.openings = openings(terms, look.at)
         self.open_wave = self._open_wave()
         self.slip = self._slip()
-        self.sooner = self._sooner()
-        self._out = {partition: set(names) for partition, names in look.out.items()}
-        self._blocks = self._blocks_out()
-        self._kept = self._kept_free()
+        self._out = self._are_out()
+        self.turns = self._turns()
 
     @property
     def over(self) -> bool:
@@ -81,18 +83,12 @@ class Bounds:
 
     def room(self, record: NodeRecord, seen: Seen) -> bool:
         """Whether this node may be out beside all that are out, whoever took them; it then counts as out."""
-        limits = self._terms.plan.limits
-        taken = [
-            (self._out.setdefault(partition, set()), limits.most_out(self._look.sizes[partition]))
-            for partition in self._limited(seen)
-        ]
-        if record.block is not None and limits.per_block is not None:
-            taken.append((self._blocks[record.block], limits.per_block))
+        limits = self._limits(record, seen)
         out_by_itself = bool(seen.states & NOT_IN_SERVICE)  # its slot takes nobody away
-        if not out_by_itself and any(len(out - {record.node}) >= most for out, most in taken):
+        if not out_by_itself and any(len(self._out[one] - {record.node}) >= most for one, most in limits):
             return False
-        for out, _ in taken:
-            out.add(record.node)
+        for one, _ in limits:
+            self._out[one].add(record.node)
         return True
 
     def keep(self, record: NodeRecord, seen: Seen) -> datetime | None:
@@ -102,46 +98,67 @@ class Bounds:
         to move it, the node is back with its users a slot later. Only a job that leaves room for no other is
         waited for so: beside any other, GPUs would be idle for as long as that one runs.
         """
-        job, limits = seen.last_job, self._terms.plan.limits
+        job, ahead = seen.last_job, self._terms.plan.limits.ahead
         begins = self._now.replace(microsecond=0) + max(self._slot, 2 * self.lead)
-        if job is None or job.end is None or job.end <= begins or limits.ahead or self._terms.ignore_jobs:
+        if job is None or job.end is None or job.end <= begins or ahead or self._terms.ignore_jobs:
             return None
         if record.wave != self.open_wave or self.next_opening(begins) != begins:
             return None
-        kept = [(self._kept[one], limits.most_out(self._look.sizes[one])) for one in self._limited(seen)]
-        if any(len(nodes - {record.node}) >= KEPT * most for nodes, most in kept):
-            return None
-        for nodes, _ in kept:
-            nodes.add(record.node)
         return begins
 
-    def _limited(self, seen: Seen) -> list[str]:
-        """The node's partitions whose limits count."""
-        return [partition for partition in seen.state.partitions if partition in self._look.sizes]
+    def _limits(self, record: NodeRecord, seen: Seen) -> list[tuple[_Limit, int]]:
+        """The limits that a node is under, each with how many nodes it lets out."""
+        limits, sizes = self._terms.plan.limits, self._look.sizes
+        found: list[tuple[_Limit, int]] = [
+            (("partition", partition), limits.most_out(sizes[partition]))
+            for partition in seen.state.partitions
+            if partition in sizes
+        ]
+        if record.block is not None and limits.per_block is not None:
+            found.append((("block", record.block), limits.per_block))
+        return found
 
-    def _kept_free(self) -> dict[str, set[str]]:
-        """Of each partition the nodes whose reservation begins before the job they run has to end."""
-        kept: dict[str, set[str]] = defaultdict(set)
+    def _are_out(self) -> dict[_Limit, set[str]]:
+        """The nodes of each partition that are out now, and the planned ones of each block."""
+        out: dict[_Limit, set[str]] = defaultdict(set)
+        for partition, names in self._look.out.items():
+            out["partition", partition] |= names
+        everywhere = frozenset().union(*self._look.out.values())
         for record in self._state.nodes:
-            seen = self._look.seen(record.node) if record.phase is Phase.RESERVED else None
-            job = None if seen is None else seen.last_job
-            if seen is not None and job is not None and job.end is not None and record.start < job.end:
-                for partition in self._limited(seen):
-                    kept[partition].add(record.node)
-        return kept
+            if record.block is not None and record.node in everywhere:
+                out["block", record.block].add(record.node)
+        return out
+
+    def _turns(self) -> frozenset[str]:
+        """The nodes of the open wave whose turn it is to be reserved: those first that are empty soonest.
+
+        The canary is reserved as a whole, by ``schedule``.
+        """
+        in_turn: dict[_Limit, set[str]] = defaultdict(set)
+        waiting: list[tuple[NodeRecord, Seen]] = []
+        for record in self._state.nodes:
+            seen = self._look.seen(record.node)
+            if record.wave != self.open_wave or record.ended or seen is None:
+                continue
+            held = seen.reservation(self._terms.reservation(record.node))
+            if record.phase is Phase.PLANNED and held is None:
+                waiting.append((record, seen))
+            else:
+                for one, _ in self._limits(record, seen):
+                    in_turn[one].add(record.node)
+        chosen: set[str] = set()
+        for record, seen in sorted(waiting, key=lambda one: _emptiness(one[1])):
+            limits = self._limits(record, seen)
+            if record.wave == 0 or all(len(in_turn[one]) < IN_TURN * most for one, most in limits):
+                chosen.add(record.node)
+                for one, _ in limits:
+                    in_turn[one].add(record.node)
+        return frozenset(chosen)
 
     def _open_wave(self) -> int:
         """The wave that is worked on: the first whose gate has not been passed."""
         passed = {gate.wave for gate in self._state.gates if gate.state is GateState.PASSED}
         return next((wave.number for wave in self._terms.plan.waves if wave.number not in passed), -1)
-
-    def _sooner(self) -> timedelta:
-        """How much sooner than planned the open wave begins, where nothing of it is reserved yet."""
-        wave = [record for record in self._state.nodes if record.wave == self.open_wave]
-        begun = any(record.phase not in {Phase.PLANNED, Phase.SKIPPED} for record in wave)
-        if begun or not wave or self._terms.plan.limits.ahead:
-            return timedelta(0)
-        return max(timedelta(0), min(record.start for record in wave) - self._now - self.lead)
 
     def _slip(self) -> timedelta:
         """How much later all waves to come begin, because the open one is not over.
@@ -162,11 +179,11 @@ class Bounds:
         ready = ended + timedelta(seconds=self._terms.plan.limits.soak_s)
         return max(ready, self._now + self.lead) + self.lead - min(starts)
 
-    def _blocks_out(self) -> dict[str, set[str]]:
-        """The planned nodes of each block that are out now."""
-        everywhere = frozenset().union(*self._look.out.values())
-        out: dict[str, set[str]] = defaultdict(set)
-        for record in self._state.nodes:
-            if record.block is not None and record.node in everywhere:
-                out[record.block].add(record.node)
-        return out
+
+def _emptiness(seen: Seen) -> tuple[bool, bool, datetime]:
+    """Sorts nodes by what waiting for them costs: idle ones, those with one job that has all of them, others.
+
+    Among these those first that must be empty soonest.
+    """
+    ends = [job.end or NEVER for job in seen.jobs]
+    return bool(seen.jobs), seen.last_job is None, max(ends, default=NEVER)

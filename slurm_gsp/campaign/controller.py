@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from slurm_gsp.campaign.advance import advance, settled, wave_name
-from slurm_gsp.campaign.execute import CANNOT_BE_ASKED
 from slurm_gsp.campaign.ledger import EventKind, Lead, Line
 from slurm_gsp.campaign.look import Look, Seen
 from slurm_gsp.campaign.state import (
@@ -23,22 +22,20 @@ from slurm_gsp.campaign.state import (
     Move,
     NodeRecord,
     Phase,
-    Reserve,
     State,
     Terms,
 )
+from slurm_gsp.slurm.admin import CANNOT_BE_ASKED
 from slurm_gsp.slurm.client import SlurmError
 
 TOGETHER: Final = 250
-"""At most so many reservations are made between two records: half a second's work, and one sign of life."""
+"""At most so many nodes are worked on between two records: seconds of work, and one sign of life."""
 
 
 class Performs(Protocol):
-    """What does an effect, or many reservations; SlurmError, raised or given, where it was not done."""
+    """What does effects; why one was not done, None where it was."""
 
-    def perform(self, effect: Effect) -> None: ...
-
-    def reserve_many(self, effects: Sequence[Reserve]) -> Sequence[SlurmError | None]: ...
+    def perform_many(self, effects: Sequence[Effect]) -> Sequence[SlurmError | None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +71,11 @@ class Controller:
         look = self._around.look([record.node for record in state.nodes])
         decision = advance(self._terms, state, look)
         records = {record.node: record for record in state.nodes}
-        for move in decision.moves:
-            node = move.record.node
-            if _reserve(move) is None:
-                records[node] = self._carry_out(move, records[node], look.seen(node))
+        self._write_down([move for move in decision.moves if not move.effects], records, look)
         # last, because a node has no further move after one with effects
-        reserves = [move for move in decision.moves if _reserve(move) is not None]
-        for first in range(0, len(reserves), TOGETHER):
-            self._reserve(reserves[first : first + TOGETHER], records, look)
+        moves = [move for move in decision.moves if move.effects]
+        for first in range(0, len(moves), TOGETHER):
+            self._carry_out(moves[first : first + TOGETHER], records, look)
         if decision.gate is not None:
             self._set_gate(decision.gate)
         if decision.ask is not None:
@@ -94,77 +88,74 @@ class Controller:
             self._lead.beat()
         return Tick(self._lead.state(), settled(state, decision))
 
-    def _carry_out(self, move: Move, before: NodeRecord, seen: Seen | None) -> NodeRecord:
-        """Do a move; the record that holds then. Where Slurm refuses, the next look decides again."""
-        after = move.record
-        told = _told(before, after)
-        if not move.effects:
-            self._lead.decided(after, told, _excerpt(seen), save=True)
-            self._announce(before, after)
-            return after
-        self._lead.decided(after, told, {**_excerpt(seen), "effects": _texts(move.effects)}, save=False)
-        for effect in move.effects:
-            error = self._perform(effect)
-            if error is not None:
-                return self._refused(before, error)
-        if after != before:
-            self._lead.save(after, told)
-            self._announce(before, after)
-        return after
-
-    def _reserve(self, moves: Sequence[Move], records: Mapping[str, NodeRecord], look: Look) -> None:
-        """Do moves that are a reservation each: all intents in one record, then all outcomes in one."""
-        begun: list[Line] = []
-        effects: list[Reserve] = []
-        for move in moves:
-            node, effect = move.record.node, _reserve(move)
-            assert effect is not None
-            seen = {**_excerpt(look.seen(node)), "effects": _texts(move.effects)}
-            begun.append(Line(EventKind.DECIDED, node, _told(records[node], move.record), seen))
-            begun.append(Line(EventKind.INTENT, node, _name(effect), _data(effect)))
-            effects.append(effect)
-        self._lead.together(begun)
-        answers = self._around.executor.reserve_many(effects)
-        ended: list[Line] = []
+    def _write_down(self, moves: Sequence[Move], records: dict[str, NodeRecord], look: Look) -> None:
+        """Moves that are phases on paper alone, in their order."""
+        lines: list[Line] = []
         changes: list[tuple[NodeRecord, NodeRecord]] = []
-        for move, effect, error in zip(moves, effects, answers, strict=True):
-            before = records[effect.node]
-            after = move.record if error is None else _held_up(before, error)
-            told = _name(effect) if error is None else f"{_name(effect)}: {error}"
-            ended.append(Line(EventKind.DONE if error is None else EventKind.FAILED, effect.node, told))
-            if error is not None:
-                self._around.tell(f"{effect.node}: {told}")
-            if after != before:
-                ended.append(Line(EventKind.DECIDED, effect.node, _told(before, after)))
-                changes.append((before, after))
-        self._lead.together(ended, [after for _, after in changes])
+        for move in moves:
+            after = move.record
+            before, records[after.node] = records[after.node], after
+            seen = _excerpt(look.seen(after.node))
+            lines.append(Line(EventKind.DECIDED, after.node, _told(before, after), seen))
+            changes.append((before, after))
+        if lines:
+            latest = {after.node: after for _, after in changes}
+            self._lead.together(lines, list(latest.values()))
         for before, after in changes:
             self._announce(before, after)
-        for error in answers:
-            if isinstance(error, CANNOT_BE_ASKED):
-                raise error
 
-    def _refused(self, before: NodeRecord, error: SlurmError) -> NodeRecord:
-        """What holds of a node whose effect was not done."""
-        after = _held_up(before, error)
-        if after != before:
-            self._lead.save(after, _told(before, after))
-        return after
+    def _carry_out(self, moves: Sequence[Move], records: Mapping[str, NodeRecord], look: Look) -> None:
+        """Do moves with effects: all first ones together, then the second ones of those that came so far.
 
-    def _perform(self, effect: Effect) -> SlurmError | None:
-        """Do an effect; what Slurm said where it refused. SlurmError where it could not be asked."""
-        name = _name(effect)
-        self._lead.intent(effect.node, name, _data(effect))
-        try:
-            self._around.executor.perform(effect)
-        except SlurmError as error:
-            self._lead.outcome(effect.node, name, str(error))
-            self._around.tell(f"{effect.node}: {name}: {error}")
-            if isinstance(error, CANNOT_BE_ASKED):
-                raise
-            return error
-        self._lead.outcome(effect.node, name)
-        return None
+        What is going to be done is in the ledger before it, and what became of it right after. Where Slurm
+        refuses, the next look decides again.
+        """
+        lines: list[Line] = []
+        for move in moves:
+            node = move.record.node
+            seen = {**_excerpt(look.seen(node)), "effects": _texts(move.effects)}
+            lines.append(Line(EventKind.DECIDED, node, _told(records[node], move.record), seen))
+        ended: list[tuple[Move, SlurmError | None]] = []
+        unasked: SlurmError | None = None
+        under_way, turn = list(moves), 0
+        while under_way and unasked is None:
+            effects = [move.effects[turn] for move in under_way]
+            lines += [Line(EventKind.INTENT, one.node, _name(one), _data(one)) for one in effects]
+            self._lead.together(lines)
+            answers = self._around.executor.perform_many(effects)
+            lines = [self._outcome(*done) for done in zip(effects, answers, strict=True)]
+            turn += 1
+            done = list(zip(under_way, answers, strict=True))
+            ended += [(move, error) for move, error in done if error is not None or turn == len(move.effects)]
+            under_way = [move for move, error in done if error is None and turn < len(move.effects)]
+            unasked = next((error for error in answers if isinstance(error, CANNOT_BE_ASKED)), None)
+        self._close(ended, records, lines)
+        if unasked is not None:
+            raise unasked
+
+    def _outcome(self, effect: Effect, error: SlurmError | None) -> Line:
+        told = _name(effect) if error is None else f"{_name(effect)}: {error}"
+        if error is not None:
+            self._around.tell(f"{effect.node}: {told}")
+        return Line(EventKind.DONE if error is None else EventKind.FAILED, effect.node, told)
+
+    def _close(
+        self,
+        ended: Sequence[tuple[Move, SlurmError | None]],
+        records: Mapping[str, NodeRecord],
+        lines: list[Line],
+    ) -> None:
+        """The last outcomes, and where the nodes are now."""
+        changes: list[tuple[NodeRecord, NodeRecord]] = []
+        for move, error in ended:
+            before = records[move.record.node]
+            after = move.record if error is None else _held_up(before, error)
+            if after != before:
+                lines.append(Line(EventKind.DECIDED, after.node, _told(before, after)))
+                changes.append((before, after))
+        self._lead.together(lines, [after for _, after in changes])
+        for before, after in changes:
+            self._announce(before, after)
 
     def _announce(self, before: NodeRecord, after: NodeRecord) -> None:
         """Tell a new phase."""
@@ -179,7 +170,8 @@ class Controller:
         self._around.tell(told)
 
     def _ask_gate(self, ask: AskGate) -> None:
-        self._lead.intent(None, f"gate commands after {wave_name(ask.wave)}", {"nodes": list(ask.nodes)})
+        asked = f"gate commands after {wave_name(ask.wave)}"
+        self._lead.together([Line(EventKind.INTENT, None, asked, {"nodes": list(ask.nodes)})])
         passed, told = self._around.ask_gate(ask)
         state = GateState.PASSED if passed else GateState.CLOSED
         self._set_gate(Gate(ask.wave, state, self._around.clock(), told))
@@ -218,15 +210,9 @@ def _excerpt(seen: Seen | None) -> dict[str, Any]:
     return {"seen": found}
 
 
-def _reserve(move: Move) -> Reserve | None:
-    """The reservation that a move is, and nothing besides."""
-    effect = move.effects[0] if len(move.effects) == 1 else None
-    return effect if isinstance(effect, Reserve) else None
-
-
 def _held_up(before: NodeRecord, error: SlurmError) -> NodeRecord:
-    """A node whose effect was not done: as before, and if it is in hand, with the cause."""
-    if before.phase in UNTOUCHED | ENDED:
+    """A node whose effect was not done: as before, and if it is in hand and Slurm refuses, with the cause."""
+    if before.phase in UNTOUCHED | ENDED or isinstance(error, CANNOT_BE_ASKED):
         return before
     return replace(before, why=f"{REFUSED}{error}")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, TypeAlias
 
 from slurm_gsp.campaign.state import (
     Cancel,
@@ -21,12 +21,25 @@ from slurm_gsp.campaign.state import (
     Verify,
     job_comment,
 )
-from slurm_gsp.slurm.admin import Exists, NoReservation, SlurmAdmin, Wanted
-from slurm_gsp.slurm.client import ControllerAway, Denied, SlurmError, SlurmMissing, SlurmTimeout
+from slurm_gsp.slurm.admin import (
+    CANNOT_BE_ASKED,
+    Change,
+    Drained,
+    Exists,
+    Held,
+    Moved,
+    NoReservation,
+    Rebooted,
+    Released,
+    Resumed,
+    SlurmAdmin,
+    Wanted,
+)
+from slurm_gsp.slurm.client import SlurmError
 from slurm_gsp.slurm.fleet import JOB_NAME
 
-CANNOT_BE_ASKED: Final = (ControllerAway, Denied, SlurmMissing, SlurmTimeout)
-"""Errors after which it makes no sense to ask Slurm for more; all others are answers about one node."""
+Answers: TypeAlias = list[SlurmError | None]
+"""Of each effect why it was not done; None: it was."""
 
 _SCRIPT = """#!/bin/sh
 # Verification by slurm-gsp, inside the maintenance reservation of this node.
@@ -47,48 +60,90 @@ class Executor:
     users: Sequence[str] = ("root",)
     command: str = "/opt/slurm-gsp/.venv/bin/slurm-gsp"
 
-    def perform(self, effect: Effect) -> None:
-        """Do it; SlurmError where Slurm does not."""
-        name = self.terms.reservation(effect.node)
-        match effect:
-            case Reserve():
-                self._reserve(effect)
-            case Hold():
-                self.slurm.hold(name)
-            case Release():
-                self._release(name)
-            case Drain(node, reason):
-                self.slurm.drain(node, reason)
-            case PutBack(node, reason):
-                self.slurm.put_back(node, reason)
-            case Resume(node):
-                self.slurm.resume(node)
-            case Reboot(node, reason):
-                self.slurm.reboot(node, reason)
-            case Verify():
-                self._verify(effect, name)
-            case Cancel():
-                self.slurm.cancel(effect.job)
+    def perform_many(self, effects: Sequence[Effect]) -> Answers:
+        """Do effects on a node each: why one was not done, None where it was. Raises no SlurmError.
 
-    def reserve_many(self, effects: Sequence[Reserve]) -> tuple[SlurmError | None, ...]:
-        """Do them all, each as ``perform`` would; what Slurm said where it did not. Raises no SlurmError."""
-        wanted = [self._wanted(effect) for effect in effects]
-        answers: list[SlurmError | None] = []
+        Once Slurm cannot be asked, the rest is not tried.
+        """
+        ways: tuple[tuple[tuple[type, ...], Callable[[Sequence[Any]], Answers]], ...] = (
+            ((Reserve,), self._reserve),
+            ((Hold, Release, Drain, Resume, Reboot), self._change),
+            ((PutBack, Verify, Cancel), self._alone),
+        )
+        answers: Answers = [None] * len(effects)
         unasked: SlurmError | None = None
-        for one, effect, answer in zip(wanted, effects, self.slurm.reserve_many(wanted), strict=True):
-            if not isinstance(answer, Exists):
-                answers.append(answer)
-                continue
-            if unasked is None:
-                try:
-                    self._anew(effect, one)
-                except CANNOT_BE_ASKED as error:
-                    unasked = error
-                except SlurmError as error:
-                    answers.append(error)
-                    continue
-            answers.append(unasked)
-        return tuple(answers)
+        for kinds, way in ways:
+            numbers = [number for number, effect in enumerate(effects) if isinstance(effect, kinds)]
+            found = [unasked] * len(numbers) if unasked else way([effects[number] for number in numbers])
+            unasked = unasked or next((one for one in found if isinstance(one, CANNOT_BE_ASKED)), None)
+            for number, answer in zip(numbers, found, strict=True):
+                answers[number] = answer
+        return answers
+
+    def _change(self, effects: Sequence[Effect]) -> Answers:
+        """What one line of a scontrol does."""
+        return self._changed([self._as_change(effect) for effect in effects])
+
+    def _changed(self, changes: Sequence[Change]) -> Answers:
+        """What became of changes; a reservation that is gone already is as good as deleted."""
+        return [
+            None if isinstance(change, Released) and isinstance(answer, NoReservation) else answer
+            for change, answer in zip(changes, self.slurm.change_many(changes), strict=True)
+        ]
+
+    def _as_change(self, effect: Effect) -> Change:
+        match effect:
+            case Hold(node):
+                return Held(self.terms.reservation(node))
+            case Release(node):
+                return Released(self.terms.reservation(node))
+            case Drain(node, reason):
+                return Drained(node, reason)
+            case Resume(node):
+                return Resumed(node)
+            case Reboot(node, reason):
+                return Rebooted(node, reason)
+        raise TypeError(f"no change of one line: {effect}")
+
+    def _alone(self, effects: Sequence[Effect]) -> Answers:
+        """Effects that need a command of their own, or words that no line of scontrol can hold."""
+        answers: Answers = []
+        for effect in effects:
+            try:
+                match effect:
+                    case PutBack(node, reason):
+                        self.slurm.put_back(node, reason)
+                    case Verify():
+                        self._verify(effect, self.terms.reservation(effect.node))
+                    case Cancel(_, job):
+                        self.slurm.cancel(job)
+            except SlurmError as error:
+                answers.append(error)
+                if isinstance(error, CANNOT_BE_ASKED):
+                    return answers + [error] * (len(effects) - len(answers))
+            else:
+                answers.append(None)
+        return answers
+
+    def _reserve(self, effects: Sequence[Reserve]) -> Answers:
+        """Make reservations; one that is there already is brought to what is wanted."""
+        wanted = [self._wanted(effect) for effect in effects]
+        answers = self._changed(wanted)
+        there = [number for number, answer in enumerate(answers) if isinstance(answer, Exists)]
+        self._redo(answers, there, [_put_right(wanted[number]) for number in there])
+        # one that has begun cannot be moved; Slurm says so in many words
+        begun = [
+            number for number in there if wanted[number].span[1] is not None and _refused(answers[number])
+        ]
+        self._redo(answers, begun, [Released(wanted[number].name) for number in begun])
+        gone = [number for number in begun if not _refused(answers[number])]
+        self._redo(answers, gone, [wanted[number] for number in gone])
+        return answers
+
+    def _redo(self, answers: Answers, numbers: Sequence[int], changes: Sequence[Change]) -> None:
+        """Other changes for some of the effects: their answers are these from now on."""
+        for number, answer in zip(numbers, self._changed(changes), strict=True):
+            answers[number] = answer
 
     def _wanted(self, effect: Reserve) -> Wanted:
         """Without end: for a node in our hands, on which nothing but our own job can run."""
@@ -100,35 +155,6 @@ class Executor:
             users=tuple(self.users),
             ignore_jobs=self.terms.ignore_jobs or effect.beside_jobs or in_hand,
         )
-
-    def _reserve(self, effect: Reserve) -> None:
-        one = self._wanted(effect)
-        try:
-            self._make(one)
-        except Exists:
-            self._anew(effect, one)
-
-    def _anew(self, effect: Reserve, one: Wanted) -> None:
-        """Bring the reservation that is there already to what is wanted."""
-        if effect.seconds is None:
-            self.slurm.hold(one.name, one.node)
-            return
-        try:
-            self.slurm.move(one.name, one.span)
-        except CANNOT_BE_ASKED:
-            raise
-        except SlurmError:  # it has begun, and what has begun cannot be moved
-            self._release(one.name)
-            self._make(one)
-
-    def _make(self, one: Wanted) -> None:
-        self.slurm.reserve(one.name, one.node, one.span, one.users, ignore_jobs=one.ignore_jobs)
-
-    def _release(self, name: str) -> None:
-        try:
-            self.slurm.release(name)
-        except NoReservation:
-            return
 
     def _verify(self, effect: Verify, name: str) -> None:
         minutes = -(-self.terms.verify_s // 60)
@@ -151,3 +177,13 @@ class Executor:
             command=shlex.quote(self.command), level=effect.level.value, operation=effect.operation
         )
         self.slurm.submit(script, options)
+
+
+def _put_right(one: Wanted) -> Change:
+    """What brings a reservation that is there already to what is wanted."""
+    return Held(one.name, one.node) if one.span[1] is None else Moved(one.name, one.span)
+
+
+def _refused(answer: SlurmError | None) -> bool:
+    """Whether Slurm said no to this one thing."""
+    return answer is not None and not isinstance(answer, CANNOT_BE_ASKED)

@@ -138,10 +138,10 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What a controller tells of one node in one line of history."""
+    """What a controller tells of one node, or of the campaign (None), in one line of history."""
 
     kind: EventKind
-    node: str
+    node: str | None
     what: str
     data: Mapping[str, Any] = field(default_factory=dict)
 
@@ -385,30 +385,6 @@ class Lead:
     def state(self) -> State:
         """How far the campaign is."""
         return self._ledger.state(self.name)
-
-    def decided(self, record: NodeRecord, what: str, seen: Mapping[str, Any], *, save: bool) -> None:
-        """What was seen and what follows; with ``save`` that alone brings the node into its new phase."""
-        with self._fenced() as connection:
-            self._note(connection, EventKind.DECIDED, what, record.node, seen)
-            if save:
-                self._save(connection, record)
-
-    def intent(self, node: str | None, effect: str, data: Mapping[str, Any]) -> None:
-        """An effect is about to be done."""
-        with self._fenced() as connection:
-            self._note(connection, EventKind.INTENT, effect, node, data)
-
-    def outcome(self, node: str | None, effect: str, error: str | None = None) -> None:
-        """It was done, or why not."""
-        with self._fenced() as connection:
-            kind = EventKind.DONE if error is None else EventKind.FAILED
-            self._note(connection, kind, effect if error is None else f"{effect}: {error}", node)
-
-    def save(self, record: NodeRecord, what: str) -> None:
-        """All effects of a move were done: the node is in its new phase."""
-        with self._fenced() as connection:
-            self._note(connection, EventKind.DECIDED, what, record.node)
-            self._save(connection, record)
 
     def together(self, lines: Sequence[Line], records: Sequence[NodeRecord] = ()) -> None:
         """Several lines of history and new phases of nodes, as one record."""

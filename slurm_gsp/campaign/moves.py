@@ -123,7 +123,9 @@ class Mover:
         keep = self._keep(record, seen)
         if keep is not None:
             return keep
-        planned = start = record.start - self._bounds.sooner
+        new = seen.reservation(self._terms.reservation(record.node)) is None
+        in_turn = new and not self._terms.plan.limits.ahead  # so it is what it waits for that says when
+        planned = start = self._now if in_turn else record.start
         if not self._terms.ignore_jobs:
             ends = [job.end for job in seen.jobs]
             if None in ends:
@@ -154,7 +156,7 @@ class Mover:
         held = seen.reservation(self._terms.reservation(record.node))
         if held is not None or self._terms.plan.limits.ahead:
             return True
-        return record.wave == self._bounds.open_wave and not self._paused
+        return record.node in self._bounds.turns and not self._paused
 
     def _reserved(self, record: NodeRecord, seen: Seen) -> Move | None:
         held = seen.reservation(self._terms.reservation(record.node))

@@ -1,17 +1,21 @@
 """What a campaign changes in Slurm: reservations, drains, reboots and jobs, all by name.
 
-One at a time, but for reservations: a campaign begins with one for each of its nodes.
+One at a time, or many together: a wave may be hundreds of nodes that are reserved, drained and rebooted in
+the same minute, and a scontrol for each change would take longer than the change.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, TypeVar
+
+from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet
 
 from slurm_gsp import process
 from slurm_gsp.slurm.client import (
@@ -26,6 +30,7 @@ from slurm_gsp.slurm.client import (
 )
 from slurm_gsp.slurm.scontrol import Converse, Scontrol, failed, kind_of
 
+T = TypeVar("T")
 Span: TypeAlias = tuple[datetime, int | None]
 """From when, and for how many seconds; None: without end."""
 FOREVER: Final = "UNLIMITED"
@@ -33,9 +38,14 @@ FOREVER: Final = "UNLIMITED"
 
 
 LANES: Final = 4
-"""How many scontrol make reservations at once: each waits for munge and slurmctld most of the time."""
+"""How many scontrol make changes at once: each waits for munge and slurmctld most of the time."""
 EACH_S: Final = 0.1
-"""What a reservation adds to the deadline of a scontrol that makes many; 2-3 ms is what it takes."""
+"""What a change adds to the deadline of a scontrol that makes many; 2-3 ms is what it takes."""
+FOLDED: Final = 50
+"""Most nodes in one update: with names of 64 letters it still fits into the 4,096 bytes of a line that any
+scontrol reads."""
+CANNOT_BE_ASKED: Final = (ControllerAway, Denied, SlurmMissing, SlurmTimeout)
+"""Errors after which it makes no sense to ask Slurm for more; all others are answers about one thing."""
 
 _MARK: Final = "gsp-mark-"
 """A word that scontrol does not know. It says so on stderr, where its errors go, and reads on."""
@@ -66,13 +76,63 @@ class WrongState(SlurmError):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A MAINT reservation of one node that is to be made, for these users alone."""
+    """A MAINT reservation of one node that is to be made, for these users alone: ``reserve``."""
 
     name: str
     node: str
     span: Span
     users: tuple[str, ...]
     ignore_jobs: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A reservation that is to have another time: ``move``."""
+
+    name: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A reservation that is to have no end: ``hold``."""
+
+    name: str
+    node: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A reservation that is to be deleted: ``release``."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """A node that is to be drained: ``drain``."""
+
+    node: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A node that is to be returned to service: ``resume``."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rebooted:
+    """A node whose reboot is to be asked for: ``reboot``."""
+
+    node: str
+    reason: str
+
+
+Change: TypeAlias = Wanted | Moved | Held | Released | Drained | Resumed | Rebooted
+"""One change out of many; each is of a node or reservation of its own."""
 
 
 class SlurmAdmin(SlurmClient, Protocol):
@@ -82,10 +142,11 @@ class SlurmAdmin(SlurmClient, Protocol):
         """Make a MAINT reservation of one node. Exists, Busy."""
         ...
 
-    def reserve_many(self, wanted: Sequence[Wanted]) -> tuple[SlurmError | None, ...]:
-        """Make many, each as ``reserve`` would: why it was not made, None where it was. Raises no SlurmError.
+    def change_many(self, changes: Sequence[Change]) -> tuple[SlurmError | None, ...]:
+        """Make many changes, each as the method for it would: why it was not made, None where it was.
 
-        They may be made in any order and at the same time.
+        Raises no SlurmError. They may be made in any order and at the same time. Once Slurm cannot be asked,
+        the rest is not tried.
         """
         ...
 
@@ -149,61 +210,66 @@ class ScontrolAdmin(Scontrol):
 
     def reserve(self, name: str, node: str, span: Span, users: Sequence[str], *, ignore_jobs: bool) -> None:
         """Make a MAINT reservation of one node. Exists, Busy."""
-        self._change_reservation(*_creation(Wanted(name, node, span, tuple(users), ignore_jobs)))
+        self._change_reservation(*_words(Wanted(name, node, span, tuple(users), ignore_jobs)))
 
-    def reserve_many(self, wanted: Sequence[Wanted]) -> tuple[SlurmError | None, ...]:
-        """Make many, each as ``reserve`` would: why it was not made, None where it was. Raises no SlurmError.
+    def change_many(self, changes: Sequence[Change]) -> tuple[SlurmError | None, ...]:
+        """Make many changes, each as the method for it would: why it was not made, None where it was.
 
-        A few scontrol at once, each fed its share on stdin.
+        A few scontrol at once, each fed its share on stdin; drains with the same Reason are one command. What
+        gets no clear answer there is asked again alone, and so are reboots from the start: in a line on stdin
+        their Reason would keep its quotes.
         """
-        for one in wanted:
-            check_wanted(one)
-        if not wanted:
-            return ()
-        size = -(-len(wanted) // LANES)
-        shares = [wanted[first : first + size] for first in range(0, len(wanted), size)]
-        with ThreadPoolExecutor(len(shares)) as lanes:
-            return tuple(answer for answers in lanes.map(self._make, shares) for answer in answers)
+        if len(changes) < 2:
+            return one_by_one(self, changes)
+        answers: dict[int, SlurmError | None] = {}
+        with ThreadPoolExecutor(LANES) as lanes:
+            for found in lanes.map(self._feed, _shares(_commands(changes))):
+                answers.update(found)
+            alone = _shares([number for number in range(len(changes)) if number not in answers])
+            asked = [[changes[number] for number in share] for share in alone]
+            for numbers, share in zip(alone, lanes.map(partial(one_by_one, self), asked), strict=True):
+                answers.update(zip(numbers, share, strict=True))
+        return tuple(answers[number] for number in range(len(changes)))
 
-    def _make(self, wanted: Sequence[Wanted]) -> Sequence[SlurmError | None]:
-        """Let one scontrol make them. A mark behind each command tells whose the error before it is."""
-        commands = [" ".join(_creation(one)) for one in wanted]
-        marked = (f"{command}\n{_MARK}{number}\n" for number, command in enumerate(commands))
-        deadline_s = self._deadline_s + EACH_S * len(wanted)
+    def _feed(self, commands: Sequence[_Command]) -> dict[int, SlurmError | None]:
+        """Let one scontrol do them. A mark behind each command tells whose the error before it is.
+
+        What is found of each change, by its number; none of those whose answer is not clear.
+        """
+        fed = [f"{_MARK}0"]  # what scontrol says at its start is of no command
+        for number, command in enumerate(commands, start=1):
+            fed += [command.line, f"{_MARK}{number}"]
+        deadline_s = self._deadline_s + EACH_S * sum(len(command.changes) for command in commands)
         try:
             finished = self._run_job(
-                (self._scontrol,), deadline_s=deadline_s, stdin="".join(marked), env=self._env
+                (self._scontrol,), deadline_s=deadline_s, stdin="\n".join((*fed, "")), env=self._env
             )
         except process.ProcessError as error:
-            asked = f"make {len(wanted)} reservations"
+            asked = f"make {len(commands)} changes"
             away = isinstance(error, process.DeadlineExceeded) and kind_of(str(error)) is ControllerAway
-            return [ControllerAway(f"{asked}: {error}") if away else failed(error, asked)] * len(wanted)
-        made = set(_CREATED.findall(finished.stdout))
+            unmade = ControllerAway(f"{asked}: {error}") if away else failed(error, asked)
+            return {number: unmade for command in commands for number in command.changes}
         said, rest = _by_mark(finished.stderr)
-        rest = rest or f"no answer (exit status {finished.rc})"
-        return [
-            None if one.name in made else refined(f"{commands[number]}: {said.get(number) or rest}")
-            for number, one in enumerate(wanted)
-        ]
+        created = set(_CREATED.findall(finished.stdout))
+        answers: dict[int, SlurmError | None] = {}
+        for number, command in enumerate(commands, start=1):
+            told = said.get(number)
+            if told is None:
+                told = rest or f"no answer (exit status {finished.rc})"
+            answers.update(command.answers(told, created))
+        return answers
 
     def move(self, name: str, span: Span) -> None:
         """Give a reservation that has not begun another time. NoReservation, Busy."""
-        check_reservation_name(name)
-        self._change_reservation("update", f"reservationname={name}", *_span(span))
+        self._change_reservation(*_words(Moved(name, span)))
 
     def hold(self, name: str, node: str | None = None) -> None:
         """Take the end away from a reservation; with ``node``, it is of that node alone. NoReservation."""
-        check_reservation_name(name)
-        words = [f"reservationname={name}", f"duration={FOREVER}"]
-        if node is not None:
-            check_node_name(node)
-            words.append(f"nodes={node}")
-        self._change_reservation("update", *words)
+        self._change_reservation(*_words(Held(name, node)))
 
     def release(self, name: str) -> None:
         """Delete a reservation. NoReservation; Busy while a job runs in it."""
-        check_reservation_name(name)
-        self._change_reservation("delete", f"reservationname={name}")
+        self._change_reservation(*_words(Released(name)))
 
     def resume(self, name: str) -> None:
         """Return one node to service; no error if it is in service already."""
@@ -220,9 +286,7 @@ class ScontrolAdmin(Scontrol):
 
     def reboot(self, node: str, reason: str) -> None:
         """Ask for a reboot that ends in DOWN, as soon as no job runs. WrongState where one is under way."""
-        check_node_name(node)
-        check_reason(reason)
-        finished = self._ask("reboot", "ASAP", "nextstate=DOWN", f"reason={reason}", node)
+        finished = self._ask(*_words(Rebooted(node, reason)))
         if finished.rc != 0 or finished.stderr.strip():  # a node that is skipped is told on stderr alone
             raise refined(f"reboot {node}: {_said(finished)}")
 
@@ -314,18 +378,127 @@ def check_wanted(one: Wanted) -> None:
             raise ValueError(f"not the name of a user: {user!r}")
 
 
-def _creation(one: Wanted) -> tuple[str, ...]:
-    """The words with which scontrol makes a reservation; none holds a blank or a quote."""
-    check_wanted(one)
-    return (
-        "create",
-        "reservation",
-        f"reservationname={one.name}",
-        *_span(one.span),
-        f"nodes={one.node}",
-        f"flags={'MAINT,IGNORE_JOBS' if one.ignore_jobs else 'MAINT'}",
-        f"users={','.join(one.users)}",
-    )
+def one_by_one(slurm: SlurmAdmin, changes: Sequence[Change]) -> tuple[SlurmError | None, ...]:
+    """``change_many``, each by its own method."""
+    answers: list[SlurmError | None] = []
+    unasked: SlurmError | None = None
+    for change in changes:
+        answer = unasked
+        if unasked is None:
+            try:
+                _alone(slurm, change)
+            except CANNOT_BE_ASKED as error:
+                answer = unasked = error
+            except SlurmError as error:
+                answer = error
+        answers.append(answer)
+    return tuple(answers)
+
+
+def _alone(slurm: SlurmAdmin, change: Change) -> None:
+    match change:
+        case Wanted(name, node, span, users, ignore_jobs):
+            slurm.reserve(name, node, span, users, ignore_jobs=ignore_jobs)
+        case Moved(name, span):
+            slurm.move(name, span)
+        case Held(name, on):
+            slurm.hold(name, on)
+        case Released(name):
+            slurm.release(name)
+        case Drained(node, reason):
+            slurm.drain(node, reason)
+        case Resumed(node):
+            slurm.resume(node)
+        case Rebooted(node, reason):
+            slurm.reboot(node, reason)
+
+
+def check_change(change: Change) -> None:
+    """Refuse what could be more than one change of this kind: ValueError says why."""
+    _words(change)
+
+
+def _words(change: Change) -> tuple[str, ...]:
+    """What scontrol is told to make a change. Nothing but a Reason holds a blank, and nothing a quote."""
+    match change:
+        case Wanted():
+            check_wanted(change)
+            flags = "MAINT,IGNORE_JOBS" if change.ignore_jobs else "MAINT"
+            users = ",".join(change.users)
+            made = ("create", "reservation", f"reservationname={change.name}", *_span(change.span))
+            return (*made, f"nodes={change.node}", f"flags={flags}", f"users={users}")
+        case Moved(name, span):
+            check_reservation_name(name)
+            return ("update", f"reservationname={name}", *_span(span))
+        case Held(name, on):
+            check_reservation_name(name)
+            if on is not None:
+                check_node_name(on)
+            nodes = () if on is None else (f"nodes={on}",)
+            return ("update", f"reservationname={name}", f"duration={FOREVER}", *nodes)
+        case Released(name):
+            check_reservation_name(name)
+            return ("delete", f"reservationname={name}")
+        case Drained(node, reason):
+            check_node_name(node)
+            check_reason(reason)
+            return ("update", f"nodename={node}", "state=drain", f"reason={reason}")
+        case Resumed(node):
+            check_node_name(node)
+            return ("update", f"nodename={node}", "state=resume")
+        case Rebooted(node, reason):
+            check_node_name(node)
+            check_reason(reason)
+            return ("reboot", "ASAP", "nextstate=DOWN", f"reason={reason}", node)
+
+
+@dataclass(frozen=True, slots=True)
+class _Command:
+    """A line for scontrol, and the numbers of the changes that it makes; ``creates``: the reservation."""
+
+    line: str
+    changes: tuple[int, ...]
+    creates: str | None = None
+
+    def answers(self, told: str, created: Collection[str]) -> dict[int, SlurmError | None]:
+        """What became of its changes. Silence is success, but a reservation that is made is told."""
+        done = not told if self.creates is None else self.creates in created
+        error = None if done else refined(f"{self.line}: {told or 'no answer'}")
+        clear = done or self.creates is not None or isinstance(error, CANNOT_BE_ASKED)
+        return dict.fromkeys(self.changes, error) if clear else {}
+
+
+def _commands(changes: Sequence[Change]) -> list[_Command]:
+    """The lines that make these changes, as far as a line can."""
+    commands = []
+    drained: dict[str, list[tuple[int, str]]] = {}
+    for number, change in enumerate(changes):
+        words = _words(change)
+        if isinstance(change, Rebooted):
+            continue
+        if isinstance(change, Drained):
+            drained.setdefault(change.reason, []).append((number, change.node))
+        else:
+            creates = change.name if isinstance(change, Wanted) else None
+            commands.append(_Command(_line(words), (number,), creates))
+    for reason, nodes in drained.items():
+        for first in range(0, len(nodes), FOLDED):
+            numbers, names = zip(*nodes[first : first + FOLDED], strict=True)
+            hosts = NodeSet.fromlist(names, resolver=RESOLVER_NOGROUP)
+            words = ("update", f"nodename={hosts}", "state=drain", f"reason={reason}")
+            commands.append(_Command(_line(words), numbers))
+    return commands
+
+
+def _shares(items: Sequence[T]) -> list[Sequence[T]]:
+    """As many parts as there are lanes, in their order; none is empty."""
+    size = -(-len(items) // LANES)
+    return [items[first : first + size] for first in range(0, len(items), size)] if items else []
+
+
+def _line(words: Sequence[str]) -> str:
+    """Words as scontrol reads them on stdin."""
+    return " ".join(word if " " not in word else '{}="{}"'.format(*word.split("=", 1)) for word in words)
 
 
 def _by_mark(stderr: str) -> tuple[dict[int, str], str]:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, Protocol, TypeVar
 
 from slurm_gsp import process
-from slurm_gsp.slurm.client import ControllerAway, Denied, SlurmError, SlurmMissing, SlurmTimeout
+from slurm_gsp.slurm.client import SlurmError
+from slurm_gsp.slurm.scontrol import kind_of_failure, refusal, refused
 
 NOTHING: Final = frozenset({"", "(null)", "N/A", "None", "NONE", "Unknown"})
 """Words with which Slurm says that there is no value."""
 
 _LIMIT_BYTES: Final = 1 << 30
-_ERROR: Final = re.compile(r"^slurm_\w+(?: error)?: (.*)", re.MULTILINE)
 
 
 class Run(Protocol):
@@ -60,22 +59,17 @@ T = TypeVar("T")
 
 def translated(argv: Sequence[str], start: Callable[[], T]) -> T:
     """What starting or waiting for a command gives. SlurmError."""
-    asked = " ".join(argv)
     try:
         return start()
-    except process.CommandMissing as error:
-        raise SlurmMissing(f"{asked}: {error}") from error
-    except process.DeadlineExceeded as error:
-        raise SlurmTimeout(f"{asked}: {error}") from error
     except process.ProcessError as error:
-        raise SlurmError(f"{asked}: {error}") from error
+        raise kind_of_failure(error)(f"{' '.join(argv)}: {error}") from error
 
 
 def checked(argv: Sequence[str], start: Callable[[], process.Finished]) -> process.Finished:
     """One command that did what was asked. SlurmError."""
     done = translated(argv, start)
-    if done.rc != 0 or _ERROR.search(done.stderr):
-        raise _refused(" ".join(argv), done)
+    if refused(done):
+        raise refusal(done, " ".join(argv))
     return done
 
 
@@ -90,14 +84,3 @@ def time_of(text: str) -> datetime:
         return datetime.fromisoformat(text).replace(tzinfo=UTC)
     except ValueError as error:
         raise SlurmError(f"not a time as Slurm writes it: {text!r}") from error
-
-
-def _refused(asked: str, done: process.Finished) -> SlurmError:
-    lines = [line.strip() for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-    said = " / ".join(lines)[:500]
-    message = f"{asked}: {said or 'no answer'} (exit status {done.rc})"
-    if re.search(r"Unable to contact|controller|Communication|Connection refused", said):
-        return ControllerAway(message)
-    if re.search(r"permission denied|Invalid user id|authentication", said, re.IGNORECASE):
-        return Denied(message)
-    return SlurmError(message)

@@ -19,24 +19,25 @@ from typing import Any, Final
 from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
 
 from slurm_gsp.slurm.admin import (
+    Change,
+    Rebooted,
     ScontrolAdmin,
     Span,
     Wanted,
     WrongState,
+    check_change,
     check_reservation_name,
     check_wanted,
     minutes_of,
+    one_by_one,
     others_reason,
     refined,
 )
 from slurm_gsp.slurm.client import (
-    ControllerAway,
-    Denied,
     Features,
     Field,
     NodeState,
     SlurmError,
-    SlurmTimeout,
     check_annotation,
     check_node_name,
     check_reason,
@@ -128,26 +129,17 @@ class PyslurmAdmin:
         """Make a MAINT reservation of one node. Exists, Busy."""
         self._reserve(Wanted(name, node, span, tuple(users), ignore_jobs))
 
-    def reserve_many(self, wanted: Sequence[Wanted]) -> tuple[SlurmError | None, ...]:
-        """Make many, each as ``reserve`` would: why it was not made, None where it was. Raises no SlurmError.
+    def change_many(self, changes: Sequence[Change]) -> tuple[SlurmError | None, ...]:
+        """Make many changes, each as the method for it would: there is no process to start for each here.
 
-        Once Slurm cannot be asked, the rest is not tried: each would wait for its time-out.
+        Reboots go through scontrol, together.
         """
-        for one in wanted:
-            check_wanted(one)
-        answers: list[SlurmError | None] = []
-        unasked: SlurmError | None = None
-        for one in wanted:
-            answer = unasked
-            if unasked is None:
-                try:
-                    self._reserve(one)
-                except (ControllerAway, Denied, SlurmTimeout) as error:
-                    answer = unasked = error
-                except SlurmError as error:
-                    answer = error
-            answers.append(answer)
-        return tuple(answers)
+        for change in changes:
+            check_change(change)
+        reboots = [change for change in changes if isinstance(change, Rebooted)]
+        own = iter(one_by_one(self, [change for change in changes if not isinstance(change, Rebooted)]))
+        others = iter(self._others.change_many(reboots))
+        return tuple(next(others if isinstance(change, Rebooted) else own) for change in changes)
 
     def move(self, name: str, span: Span) -> None:
         """Give a reservation that has not begun another time. NoReservation, Busy."""

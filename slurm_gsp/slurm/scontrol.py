@@ -88,10 +88,9 @@ class Scontrol:
         wanted = frozenset(partitions)
         if not wanted:
             return ()
-        asked = "show node (all)"
         finished = self._ask("-a", "-o", "show", "node")
-        if finished.rc != 0 or _error_of(finished):
-            raise _translated(finished, asked, self._scontrol)
+        if refused(finished):
+            raise refusal(finished, f"{self._scontrol} show node (all)")
         nodes = []
         for line in _node_lines(finished.stdout):
             inside = _PARTITIONS.search(line)
@@ -143,8 +142,8 @@ class Scontrol:
             )
         except process.ProcessError as error:
             raise failed(error, asked) from error
-        if finished.rc != 0 or seen is None or _error_of(finished):
-            raise _translated(finished, asked, self._scontrol)
+        if seen is None or refused(finished):
+            raise refusal(finished, f"{self._scontrol} {asked}")
         return seen
 
     def annotate(self, name: str, field: Field, text: str, features: Features | None = None) -> None:
@@ -168,8 +167,8 @@ class Scontrol:
 
     def _change(self, *words: str) -> None:
         finished = self._ask(*words)
-        if finished.rc != 0 or _error_of(finished):
-            raise _translated(finished, " ".join(words), self._scontrol)
+        if refused(finished):
+            raise refusal(finished, " ".join((self._scontrol, *words)))
 
 
 def parse_node(line: str) -> NodeState:
@@ -245,21 +244,22 @@ _PARTITIONS: Final = re.compile(r" Partitions=(\S+)")
 
 _PROMPT: Final = "scontrol: "
 _NOT_FOUND: Final = re.compile(r"^Node \S+ not found", re.MULTILINE)
-_FAILED: Final = re.compile(r"^slurm_\w+(?: error)?: ", re.MULTILINE)
-"""How scontrol and sinfo report what libslurm answered, in every release from 22.05 to 26.05."""
+_FAILED: Final = re.compile(r"^slurm_\w+(?: error)?:", re.MULTILINE)
+"""How Slurm's commands report what libslurm answered, from 22.05 to 26.05 (which forgets a blank in one)."""
 
-_MEANINGS: Final[tuple[tuple[re.Pattern[str], type[SlurmError]], ...]] = tuple(
-    (re.compile(pattern, re.IGNORECASE), kind)
-    for pattern, kind in (
-        (r"Invalid node name|Node \S+ (?:not found|does not exist)", UnknownNode),
-        (r"Invalid user id|Access/permission denied|Permission denied", Denied),
-        (r"Protocol authentication error|Invalid authentication credential", Denied),
-        (r"timed out", SlurmTimeout),
-        (r"Unable to contact slurm controller|Zero Bytes were transmitted", ControllerAway),
-        (r"standby|Communication (?:connection|shutdown) failure|Connection refused", ControllerAway),
-        (r"Unable to establish controller|Could not establish a configuration source", ControllerAway),
-        (r"Unable to resolve|DNS SRV lookup failed", ControllerAway),
-    )
+_MEANINGS: Final[tuple[tuple[str, type[SlurmError]], ...]] = (
+    (r"Invalid node name|Node \S+ (?:not found|does not exist)", UnknownNode),
+    (r"Invalid user id|Permission denied", Denied),
+    # munged of this machine is away; libslurm calls that an authentication error too
+    (r"Munge encode failed", ControllerAway),
+    (r"authentication", Denied),
+    (r"timed out", SlurmTimeout),
+    (r"Unable to contact slurm controller|Unable to establish control|standby", ControllerAway),
+    (r"Communication (?:connection|shutdown) failure|Connection refused", ControllerAway),
+    # slurmctld ended before it answered
+    (r"Zero Bytes were transmitted|Connection reset by peer|Unexpected missing socket", ControllerAway),
+    # with the quote: slurmctld cannot resolve the ids of users and groups either, and then it is not away
+    (r'Unable to resolve "|DNS SRV lookup failed|Could not establish a configuration source', ControllerAway),
 )
 """What the answers of Slurm 22.05 to 26.05 (its slurm_errno.c, and the clients' own) mean here."""
 
@@ -278,7 +278,7 @@ def _node_lines(stdout: str) -> list[str]:
 def _one_line(finished: process.Finished, name: str, asked: str) -> str:
     lines = [line for line in _node_lines(finished.stdout) if line.startswith(f"NodeName={name} ")]
     if finished.rc != 0 or len(lines) != 1:
-        raise _translated(finished, asked, finished.argv[0])
+        raise refusal(finished, f"{finished.argv[0]} {asked}")
     return lines[0]
 
 
@@ -286,11 +286,6 @@ def _complete_line(stdout: str, name: str) -> str | None:
     """The node's line, once all of it is there."""
     match = re.search(rf"^NodeName={re.escape(name)} .*\n", stdout, re.MULTILINE)
     return None if match is None else match[0].strip()
-
-
-def _error_of(finished: process.Finished) -> bool:
-    """Whether Slurm reported an error; a mere warning on stderr is none."""
-    return _FAILED.search(finished.stderr) is not None
 
 
 def _text(value: str) -> str:
@@ -301,27 +296,41 @@ def _names(value: str | None) -> tuple[str, ...]:
     return tuple(filter(None, _text(value or "").split(",")))
 
 
-def _answer(finished: process.Finished) -> str:
-    """What Slurm said, on one line: stderr, else what is on stdout and no node, prompt or echo."""
-    said = finished.stderr.strip()
-    if not said:
-        lines = finished.stdout.splitlines()
-        said = "\n".join(line for line in lines if not line.startswith(("NodeName=", _PROMPT)))
-    return " / ".join(line.strip() for line in said.splitlines() if line.strip())[:500]
+def refused(finished: process.Finished) -> bool:
+    """Whether Slurm did not do what was asked; a mere warning on stderr does not say so."""
+    return finished.rc != 0 or _FAILED.search(finished.stderr) is not None
+
+
+def refusal(finished: process.Finished, asked: str) -> SlurmError:
+    """The error that a refusal is, whichever of Slurm's commands passed it on."""
+    answer = _answer(finished)
+    return kind_of(answer)(f"{asked}: {answer or 'no answer'} (exit status {finished.rc})")
 
 
 def kind_of(answer: str) -> type[SlurmError]:
     """What an answer of Slurm means, whichever client passed it on; SlurmError: nothing that is known."""
-    return next((kind for pattern, kind in _MEANINGS if pattern.search(answer)), SlurmError)
+    found = (kind for pattern, kind in _MEANINGS if re.search(pattern, answer, re.IGNORECASE))
+    return next(found, SlurmError)
 
 
 def failed(error: process.ProcessError, asked: str) -> SlurmError:
     """A command of Slurm's that did not run to its end."""
+    return kind_of_failure(error)(f"asked Slurm to {asked}: {error}")
+
+
+def kind_of_failure(error: process.ProcessError) -> type[SlurmError]:
+    """What it means that a command of Slurm's did not run to its end."""
     kinds = {process.CommandMissing: SlurmMissing, process.DeadlineExceeded: SlurmTimeout}
-    return kinds.get(type(error), SlurmError)(f"asked Slurm to {asked}: {error}")
+    return kinds.get(type(error), SlurmError)
 
 
-def _translated(finished: process.Finished, asked: str, command: str) -> SlurmError:
-    answer = _answer(finished)
-    message = f"{command} {asked}: {answer or 'no answer'} (exit status {finished.rc})"
-    return kind_of(answer)(message)
+def _answer(finished: process.Finished) -> str:
+    """What Slurm said, on one line: stderr, else what is on stdout and no node, prompt or echo.
+
+    Of a long answer the end: what was tried is told first, time after time, and last what came of it.
+    """
+    said = finished.stderr.strip()
+    if not said:
+        lines = finished.stdout.splitlines()
+        said = "\n".join(line for line in lines if not line.startswith(("NodeName=", _PROMPT)))
+    return " / ".join(line.strip() for line in said.splitlines() if line.strip())[-500:]

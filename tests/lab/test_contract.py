@@ -17,7 +17,20 @@ from contract import NOBODY, NODES, Ground, lab_ground, own_ground, scontrol, wa
 from unit.slurm.standin_pyslurm import API, names, properties
 
 from slurm_gsp.lab import golden, releases, suite
-from slurm_gsp.slurm.admin import Busy, Exists, NoReservation, ScontrolAdmin, SlurmAdmin, Wanted
+from slurm_gsp.slurm.admin import (
+    Busy,
+    Drained,
+    Exists,
+    Held,
+    Moved,
+    NoReservation,
+    Rebooted,
+    Released,
+    Resumed,
+    ScontrolAdmin,
+    SlurmAdmin,
+    Wanted,
+)
 from slurm_gsp.slurm.choose import choose
 from slurm_gsp.slurm.client import ControllerAway, Denied, SlurmError, UnknownNode
 from slurm_gsp.slurm.pyslurm_backend import PyslurmAdmin, load_pyslurm
@@ -293,7 +306,7 @@ def test_many_are_as_many_single_ones(slurm: SlurmAdmin, ground: Ground) -> None
         Wanted("r5", "n3", (start, 60), ("nobody-of-this-name",)),
         *(Wanted(f"s{number}", "n3", (start, 60), ("root",)) for number in range(20)),
     ]
-    answers = slurm.reserve_many(wanted)
+    answers = slurm.change_many(wanted)
     singly = []
     for one in wanted:
         if one.name != "there" and reserved(ground, one.name):
@@ -307,7 +320,65 @@ def test_many_are_as_many_single_ones(slurm: SlurmAdmin, ground: Ground) -> None
     assert [type(answer) for answer in answers] == singly
     assert singly[:5] == [type(None), Exists, UnknownNode, Busy, type(None)]
     assert set(singly[6:]) == {type(None)} and issubclass(singly[5], SlurmError)
-    assert slurm.reserve_many([]) == ()
+    assert slurm.change_many([]) == ()
+
+
+def test_many_changes_of_all_kinds(slurm: SlurmAdmin, ground: Ground) -> None:
+    """A wave's: reservations held, moved and deleted; nodes drained with one Reason, and resumed."""
+    start = later()
+    for name, node in (("r1", "n1"), ("r2", "n2"), ("r3", "n3")):
+        slurm.reserve(name, node, (start, 60), ["root"], ignore_jobs=False)
+    reason = "gsp:realign c1 to=2026-11@0123456789ab try=1 id=0123abcd"
+    other = start.replace(year=start.year + 1)
+    answers = slurm.change_many([
+        Held("r1", "n1"),
+        Moved("r2", (other, 120)),
+        Released("r3"),
+        Released("r4"),
+        Moved("r5", (other, 120)),
+        Drained("n1", reason),
+        Drained("n2", reason),
+        Drained("n3", "fan 'two', slow"),
+    ])  # fmt: skip
+    assert [type(answer) for answer in answers] == [
+        *[type(None)] * 3, NoReservation, NoReservation, *[type(None)] * 3,
+    ]  # fmt: skip
+    found = {node: slurm.node(node) for node in ("n1", "n2", "n3")}
+    assert {node: state.reason for node, state in found.items()} == {
+        "n1": reason, "n2": reason, "n3": "fan 'two', slow",
+    }  # fmt: skip
+    assert all("DRAIN" in state.states for state in found.values())
+    assert not reserved(ground, "r3")
+    day = timedelta(days=1)
+    ends = [datetime.fromisoformat(reserved(ground, name)["EndTime"]) for name in ("r1", "r2")]
+    starts = [datetime.fromisoformat(reserved(ground, name)["StartTime"]) for name in ("r1", "r2")]
+    assert ends[0] - starts[0] > 300 * day and ends[1] - starts[1] == timedelta(minutes=2)
+    assert starts[1] - starts[0] > 300 * day
+    resumed = slurm.change_many([*(Resumed(node) for node in ("n1", "n2", "n3")), Released("r1")])
+    assert set(resumed) == {None} and not any(slurm.node(node).drained for node in found)
+    unknown, *_ = slurm.change_many([Drained(NONE, "fan"), Drained("n1", "fan")])
+    assert isinstance(unknown, UnknownNode) and slurm.node("n1").reason == "fan"
+
+
+def test_many_reboots(slurm: SlurmAdmin, ground: Ground) -> None:
+    """Each is asked for once: of a node whose reboot is under way the answer says so."""
+    job = busy(slurm, ground)
+    asked = [Rebooted("n1", "gsp:realign c1"), Rebooted(NONE, "gsp:realign c1")]
+    first = slurm.change_many(asked)
+    assert first[0] is None and isinstance(first[1], SlurmError)
+    assert {"DRAIN", "REBOOT_REQUESTED"} <= states(ground) and raw(ground).reason == "gsp:realign c1"
+    singly = []
+    for node in ("n1", NONE):
+        try:
+            slurm.reboot(node, "gsp:realign c1")
+        except SlurmError as error:
+            singly.append(type(error))
+        else:
+            singly.append(type(None))
+    assert [type(answer) for answer in slurm.change_many(asked)] == singly
+    scontrol(ground, "cancel_reboot", "n1")
+    slurm.cancel(job)
+    wait_for(lambda: "ALLOCATED" not in states(ground), "the job to end")
 
 
 # -- reboots and jobs ----------------------------------------------------------------------------------------
@@ -370,7 +441,7 @@ def test_a_user_may_nothing(slurm: SlurmAdmin, ground: Ground, call) -> None:
         assert as_nobody(slurm, ground, lambda user, each=each: each(user, "n1")) == "Denied"
 
     def make_many(user: SlurmAdmin) -> None:
-        for answer in user.reserve_many(many):
+        for answer in user.change_many(many):
             assert isinstance(answer, Denied), answer
         raise Denied("all")
 
@@ -414,7 +485,7 @@ def test_the_controller_is_away(slurm: SlurmAdmin, ground: Ground) -> None:
             with pytest.raises(ControllerAway):
                 call(slurm, "n1")
         many = [Wanted(f"r{number}", "n1", (later(), 60), ("root",)) for number in (2, 3)]
-        assert [type(answer) for answer in slurm.reserve_many(many)] == [ControllerAway] * 2
+        assert [type(answer) for answer in slurm.change_many(many)] == [ControllerAway] * 2
     finally:
         ground.start_controller()
     wait_for(lambda: flags(ground) == {"IDLE"}, "the nodes to answer again", 60)

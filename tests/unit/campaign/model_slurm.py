@@ -14,8 +14,8 @@ from slurm_gsp.campaign.look import ENDED, Job, Look, Seen
 from slurm_gsp.campaign.model import Reservation
 from slurm_gsp.core.operation import Kind, parse_operation
 from slurm_gsp.core.published import Level, Proof, Result
-from slurm_gsp.slurm.admin import Busy, Exists, NoReservation, WrongState
-from slurm_gsp.slurm.client import ControllerAway, NodeState, SlurmError
+from slurm_gsp.slurm.admin import Busy, Exists, NoReservation, WrongState, one_by_one
+from slurm_gsp.slurm.client import ControllerAway, NodeState
 
 REALIGN_S, BOOT_S, PROOF_S, VERIFY_S, RESUME_TIMEOUT_S = 120, 60, 20, 90, 600
 
@@ -85,16 +85,8 @@ class ModelSlurm:
             raise Busy(f"{node}: Requested nodes are busy")
         self.held[name] = (node, start, self._end(start, span[1]), True)
 
-    def reserve_many(self, wanted):
-        answers = []
-        for one in wanted:
-            try:
-                self.reserve(one.name, one.node, one.span, one.users, ignore_jobs=one.ignore_jobs)
-            except SlurmError as error:
-                answers.append(error)
-            else:
-                answers.append(None)
-        return tuple(answers)
+    def change_many(self, changes):
+        return one_by_one(self, changes)
 
     def move(self, name, span):
         self._up()

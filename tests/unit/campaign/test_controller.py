@@ -609,7 +609,7 @@ def test_death_at_every_record_of_a_campaign(tmp_path, before):
         world.run()
         assert final(world) == wanted, at
         assert world.slurm.wrong == [], at
-    assert deaths > 100
+    assert deaths > 60
 
 
 def test_death_at_every_record_one_after_another(tmp_path):
@@ -623,25 +623,17 @@ def test_death_at_every_record_one_after_another(tmp_path):
         world.slurm.pass_time(5)
         assert deaths < 3000
     assert final(world) == final(undisturbed)
-    assert world.slurm.wrong == [] and deaths > 40
+    assert world.slurm.wrong == [] and deaths > 20
 
 
-# -- reservations together -----------------------------------------------------------------------------------
+# -- many together -------------------------------------------------------------------------------------------
 
 
 class OneByOne(Executor):
-    """Does what is to be done together one by one, as other effects are."""
+    """Does what is to be done together one by one."""
 
-    def reserve_many(self, effects):
-        answers = []
-        for effect in effects:
-            try:
-                self.perform(effect)
-            except SlurmError as error:
-                answers.append(error)
-            else:
-                answers.append(None)
-        return answers
+    def perform_many(self, effects):
+        return [answer for effect in effects for answer in super(OneByOne, self).perform_many([effect])]
 
 
 def scheduled(world: World, executor: Executor, patience: int = 9) -> None:
@@ -689,6 +681,25 @@ def test_together_is_as_one_by_one(tmp_path):
     assert "l40s-2: reserve: Error creating the reservation: Unspecified error" in told
 
 
+def test_a_campaign_whose_effects_are_done_together_is_as_one_by_one(tmp_path):
+    ends = []
+    for way in (Executor, OneByOne):
+        world = World(tmp_path / way.__name__)
+        world.slurm.nodes["a100-2"].behaviour = Behaviour(hardware=Result.FAIL)
+        world.slurm.users_submit(4000, ["h100-2", "l40s-1"])
+        around = world.around
+        world.around = lambda around=around, way=way, world=world: replace(
+            around(), executor=way(world.slurm, world.terms)
+        )
+        world.run()
+        events = [
+            (event.node, event.kind, event.what, event.data) for event in world.ledger.events(campaign="c1")
+        ]
+        ends.append((final(world), world.state, events, world.told, world.slurm.now))
+        assert world.slurm.wrong == []
+    assert ends[0] == ends[1]
+
+
 def test_a_thousand_are_a_few_records(tmp_path):
     world = World(tmp_path, [Node(f"h100-{number}") for number in range(1000)])
     world.ledger.records = 0
@@ -702,17 +713,17 @@ def test_death_among_reservations_that_are_made_together(tmp_path, made):
     undisturbed = World(tmp_path / "0")
     scheduled(undisturbed, Executor(undisturbed.slurm, undisturbed.terms))
     world = World(tmp_path / "1")
-    many = world.slurm.reserve_many
+    many = world.slurm.change_many
 
-    def die(wanted):
-        many(wanted[:made])
+    def die(changes):
+        many(changes[:made])
         raise Killed
 
-    world.slurm.reserve_many = die
+    world.slurm.change_many = die
     with pytest.raises(Killed):
         scheduled(world, Executor(world.slurm, world.terms))
     assert set(world.phases().values()) == {"planned"} and len(world.slurm.held) == made
-    world.slurm.reserve_many = many
+    world.slurm.change_many = many
     scheduled(world, Executor(world.slurm, world.terms))
     assert world.slurm.held == undisturbed.slurm.held and world.phases() == undisturbed.phases()
     world.run()
@@ -721,16 +732,17 @@ def test_death_among_reservations_that_are_made_together(tmp_path, made):
 
 def test_slurm_away_among_them_stops_the_tick_and_keeps_what_was_made(tmp_path):
     world = World(tmp_path)
-    many = world.slurm.reserve_many
+    many = world.slurm.change_many
 
-    def half(wanted):
-        return (*many(wanted[:6]), *[ControllerAway("Unable to contact slurm controller")] * 6)
+    def half(changes):
+        away = ControllerAway("Unable to contact slurm controller")
+        return (*many(changes[:6]), *[away] * len(changes[6:]))
 
-    world.slurm.reserve_many = half
+    world.slurm.change_many = half
     with pytest.raises(ControllerAway):
         scheduled(world, Executor(world.slurm, world.terms))
     assert sorted(world.phases().values()) == ["planned"] * 6 + ["reserved"] * 6
-    world.slurm.reserve_many = many
+    world.slurm.change_many = many
     scheduled(world, Executor(world.slurm, world.terms))
     assert set(world.phases().values()) == {"reserved"}
 
@@ -740,7 +752,7 @@ def test_where_slurm_cannot_be_asked_no_other_of_them_is_brought_in_order(tmp_pa
     world = World(tmp_path)
     effects = [Reserve(node, NOW + timedelta(days=1), 600) for node in world.slurm.nodes]
     executor = Executor(world.slurm, world.terms)
-    assert set(executor.reserve_many(effects)) == {None}
+    assert set(executor.perform_many(effects)) == {None}
     tried = []
 
     def move(name, span):
@@ -748,7 +760,7 @@ def test_where_slurm_cannot_be_asked_no_other_of_them_is_brought_in_order(tmp_pa
         raise ControllerAway("Unable to contact slurm controller")
 
     world.slurm.move = move
-    assert [type(answer) for answer in executor.reserve_many(effects)] == [ControllerAway] * 12
+    assert [type(answer) for answer in executor.perform_many(effects)] == [ControllerAway] * 12
     assert len(tried) == 1
 
 

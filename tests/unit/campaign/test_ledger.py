@@ -52,7 +52,7 @@ def test_a_node_comes_back_as_it_was_saved(world, tmp_path):
         failures=("one", "two"),
     )
     with open_ledger(tmp_path).lead("c1", 60) as lead:
-        lead.decided(record, "what", {"seen": 1}, save=True)
+        lead.together([Line(EventKind.DECIDED, record.node, "what", {"seen": 1})], [record])
     assert world.record("h100-1") == record
     assert world.ledger.events(node="h100-1")[-1].data == {"seen": 1}
 
@@ -94,7 +94,7 @@ def test_a_controller_that_lost_its_lease_writes_nothing_more(world, tmp_path):
     moved = world.record("h100-1").to(Phase.DRAINED, NOW)
     taken = pytest.raises(LeaseTakenError, match="taken over by another controller")
     with first.lead("c1", 60) as lead, later.lead("c1", 60), taken:
-        lead.save(moved, "x")
+        lead.together([Line(EventKind.DECIDED, moved.node, "x")], [moved])
     assert world.record("h100-1").phase is Phase.PLANNED
 
 

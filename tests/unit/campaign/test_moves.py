@@ -415,13 +415,11 @@ class KilledAfter:
     def __init__(self, inner: object, effect: str) -> None:
         self.inner, self.effect = inner, effect
 
-    def perform(self, effect: object) -> None:
-        self.inner.perform(effect)
-        if type(effect).__name__ == self.effect:
+    def perform_many(self, effects: object) -> object:
+        answers = self.inner.perform_many(effects)
+        if self.effect in {type(effect).__name__ for effect in effects}:
             raise Killed
-
-    def reserve_many(self, effects: object) -> object:
-        return self.inner.reserve_many(effects)
+        return answers
 
 
 def die_after(world: World, effect: str) -> None:
@@ -917,21 +915,57 @@ def test_the_reservation_of_a_node_that_is_kept_free_never_begins_while_its_job_
     assert told(shared) == "planned reserve reserved" and last(shared).start == LONG.end
 
 
-def test_twice_as_many_are_kept_free_as_may_be_out():
-    names = [f"n{number}" for number in range(1, 8)]
-    terms = replace(KEEPING, plan=planned(tuple(map(slot, names)), ahead=False, max_out_percent=30.0))
-    at_work = {
-        name: replace(
-            seen("ALLOCATED", full=True, jobs=(LONG,), reservations=()), state=replace(IDLE, name=name)
-        )
-        for name in names
+def in_wave(sights: dict[str, Seen], records: dict[str, NodeRecord], **limits: object) -> dict[str, datetime]:
+    """Of a wave that is open the nodes that are reserved now, in their order of turns, and from when on."""
+    terms = replace(
+        TERMS, plan=planned((slot("n0"),), tuple(map(slot, sights)), **{"ahead": False, **limits})
+    )
+    seen_now = {name: replace(sight, state=replace(sight.state, name=name)) for name, sight in sights.items()}
+    nodes = tuple(
+        records.get(name) or record(Phase.PLANNED, node=name, wave=1, start=NOW + 90 * HOUR, block="b1")
+        for name in sights
+    )
+    state = State(Status.RUNNING, nodes, (Gate(0, GateState.PASSED, NOW),))
+    moves = advance(terms, state, Look(NOW, seen_now, {}, {"gpu": 10}, {})).moves
+    return {move.record.node: move.record.start for move in moves if move.effects}
+
+
+def test_a_wave_is_reserved_in_turn_and_what_is_empty_soonest_comes_first():
+    """Twice as many at a time as may be out: with 20 percent of ten nodes four."""
+    behind = replace(LONG, end=NOW + 5 * HOUR)
+    sights = {
+        "n1": seen("MIXED", jobs=(USER,), reservations=()),  # other jobs can start beside it
+        "n2": seen("ALLOCATED", jobs=(LONG,), full=True, reservations=()),
+        "n3": seen("ALLOCATED", jobs=(behind,), full=True, reservations=()),
+        "n4": seen(reservations=()),
+        "n5": seen(reservations=()),
+        "n6": seen("ALLOCATED", jobs=(USER, replace(USER, id="6")), full=True, reservations=()),
     }
-    kept = record(Phase.RESERVED, node="n7", start=NOW + SLOT)
-    held = Reservation("gsp_c1_n7", NOW + SLOT, NOW + 2 * SLOT, maint=True)
-    at_work["n7"] = replace(at_work["n7"], reservations=(held,))
-    before = State(Status.RUNNING, (*(record(Phase.PLANNED, node=name) for name in names[:-1]), kept))
-    moves = advance(terms, before, Look(NOW, at_work, {}, {"gpu": 10}, {})).moves
-    assert [move.record.start for move in moves] == [NOW + SLOT] * 5 + [LONG.end]
+    chosen = in_wave(sights, {}, max_out_percent=20.0)
+    assert set(chosen) == {"n2", "n3", "n4", "n5"}
+    assert (chosen["n2"], chosen["n3"]) == (NOW + SLOT, NOW + SLOT)
+    assert chosen["n4"] == chosen["n5"] == NOW
+    all_of_them = in_wave(sights, {}, max_out_percent=30.0)
+    assert (all_of_them["n1"], all_of_them["n6"]) == (USER.end, USER.end)
+    assert set(in_wave(sights, {}, max_out_percent=None, per_block=1)) == {"n4", "n5"}
+
+
+def test_who_has_a_turn_keeps_it_until_its_end():
+    busy = seen("ALLOCATED", jobs=(LONG,), full=True)
+    own = {name: replace(OWN, name=f"gsp_c1_{name}", start=NOW + HOUR) for name in ("n1", "n2")}
+    sights = {
+        "n1": replace(busy, reservations=(own["n1"],)),
+        "n2": seen("DOWN+DRAIN+REBOOT_ISSUED", ISSUED, reservations=(replace(own["n2"], start=OWN.start),)),
+        "n3": seen(reservations=()),
+    }
+    turns = {
+        "n1": record(Phase.RESERVED, node="n1", wave=1, start=NOW + HOUR),
+        "n2": record(Phase.REALIGNING, node="n2", wave=1),
+    }
+    assert in_wave(sights, turns, max_out_percent=10.0) == {}
+    ended = {**turns, "n2": record(Phase.RETURNED, node="n2", wave=1)}
+    returned = {**sights, "n2": seen(reservations=())}
+    assert in_wave(returned, ended, max_out_percent=10.0) == {"n3": NOW}
 
 
 def test_whole_node_jobs_that_end_early_leave_their_nodes_to_the_campaign(tmp_path):
@@ -978,4 +1012,4 @@ def test_a_pause_reserves_no_wave():
     paused = advance(two_waves, State(Status.PAUSED, (waits,), gates), look)
     opened = advance(two_waves, State(Status.RUNNING, (waits,), gates), look)
     assert (told(paused), told(opened)) == ("", "reserve reserved")
-    assert last(opened).start == NOW + timedelta(seconds=20), "as soon as its wave is open"
+    assert last(opened).start == NOW, "as soon as its wave is open"

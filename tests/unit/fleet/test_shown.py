@@ -172,3 +172,17 @@ def test_json_and_csv_tell_the_same_of_each_node() -> None:
         assert {**one, **one.pop("versions")}.keys() - {"versions"} == row.keys()
         assert row["faults"] == ",".join(one["faults"])
         assert row["healthy"] == ("yes" if one["healthy"] else "no")
+
+
+@pytest.mark.parametrize("name", ["n1", 'n"1,2', "=n1", "caf\N{LATIN SMALL LETTER E WITH ACUTE}"])
+def test_nodes_that_differ_in_their_name_alone_are_written_as_any_other(name: str) -> None:
+    """What is behind the names is written once for all of them, apart from the names."""
+    view = fleet_view(judged(line(name), line("n2"), line("n3", "DOWN", reason=EVIL)), NOW)
+    text, sheet = as_json(view), as_csv(view)
+    assert json.dumps(json.loads(text), separators=(",", ":")) + "\n" == text
+    again = io.StringIO()
+    csv.writer(again, lineterminator="\n").writerows(csv.reader(io.StringIO(sheet)))
+    assert again.getvalue() == sheet
+    assert [node["node"] for node in json.loads(text)["each"]] == [name, "n2", "n3"]
+    assert [row["node"] for row in rows(sheet)] == [f"'{name}" if name[0] == "=" else name, "n2", "n3"]
+    assert [node["state"] for node in json.loads(text)["each"]] == ["IDLE", "IDLE", "DOWN"]

@@ -9,11 +9,18 @@ import pytest
 from slurm_gsp import process
 from slurm_gsp.slurm.admin import (
     EACH_S,
+    FOLDED,
     LANES,
     Busy,
+    Drained,
     Exists,
+    Held,
+    Moved,
     NoReservation,
     Overlap,
+    Rebooted,
+    Released,
+    Resumed,
     ScontrolAdmin,
     Wanted,
     WrongState,
@@ -242,7 +249,7 @@ class Fed:
 def test_of_many_each_has_its_own_answer(readline):
     fed = Fed({"b": "Duplicate reservation name", "d": "Requested nodes are busy"}, readline=readline)
     slurm = ScontrolAdmin(fed, scontrol="/opt/bin/scontrol", deadline_s=30)
-    answers = slurm.reserve_many(wanted(*"abcdefgh"))
+    answers = slurm.change_many(wanted(*"abcdefgh"))
     assert [type(answer) for answer in answers[:5]] == [type(None), Exists, type(None), Busy, type(None)]
     assert str(answers[1]).startswith("create reservation reservationname=b ")
     assert str(answers[1]).endswith(": Error creating the reservation: Duplicate reservation name")
@@ -252,7 +259,7 @@ def test_of_many_each_has_its_own_answer(readline):
 def test_many_are_fed_what_single_ones_are_asked():
     fed = Fed({})
     many = wanted("a", "b", "c")
-    ScontrolAdmin(fed, scontrol="/opt/bin/scontrol").reserve_many(many)
+    ScontrolAdmin(fed, scontrol="/opt/bin/scontrol").change_many(many)
     slurm, commands = admin()
     for one in many:
         slurm.reserve(one.name, one.node, one.span, one.users, ignore_jobs=one.ignore_jobs)
@@ -263,8 +270,8 @@ def test_many_are_fed_what_single_ones_are_asked():
 def test_a_scontrol_that_ends_early_leaves_the_rest_unmade():
     fed = Fed({}, ends_at=2)
     slurm = ScontrolAdmin(fed, scontrol="/opt/bin/scontrol")
-    assert slurm.reserve_many(wanted(*"abcd")) == (None,) * LANES  # one each
-    answers = slurm.reserve_many(wanted(*"abcdefgh"))
+    assert slurm.change_many(wanted(*"abcd")) == (None,) * LANES  # one each
+    answers = slurm.change_many(wanted(*"abcdefgh"))
     assert [answer is None for answer in answers] == [True, False] * LANES
     assert "no more" in str(answers[1])
 
@@ -281,13 +288,118 @@ def test_many_that_are_not_answered(error, kind):
     def run(argv, **_):
         raise error
 
-    answers = ScontrolAdmin(run).reserve_many(wanted("a", "b", "c"))
+    answers = ScontrolAdmin(run).change_many(wanted("a", "b", "c"))
     assert [type(answer) for answer in answers] == [kind] * 3
+
+
+REASON = "gsp:realign c1 to=2026-11@0123456789ab try=1 id=0123abcd"
+OTHERS = {
+    "hold": (Held("r1"), "update reservationname=r1 duration=UNLIMITED"),
+    "move": (
+        Moved("r1", SPAN),
+        "update reservationname=r1 starttime=2126-11-16T09:00:30 duration=0-01:31:00",
+    ),
+    "release": (Released("r1"), "delete reservationname=r1"),
+    "resume": (Resumed("n1"), "update nodename=n1 state=resume"),
+}
+
+
+class Silent(Fed):
+    """A scontrol that says nothing of a change that it makes, and asked alone has an answer of its own."""
+
+    def __init__(self, refuses: dict[str, str], alone: str = "") -> None:
+        super().__init__({})
+        self.refuses, self.alone = refuses, alone
+        self.single: list[str] = []
+
+    def __call__(self, argv, *, deadline_s, stdin=None, env=None):
+        if stdin is None:
+            self.single.append(" ".join(argv[1:]))
+            return process.Finished(argv, 1 if self.alone else 0, "", self.alone)
+        self.fed.append(stdin)
+        err = "scontrol: warning: something at its start\n"
+        for line in stdin.splitlines():
+            if line.startswith("gsp-mark-"):
+                err += f"invalid keyword: {line}\n"
+            err += "".join(f"{said}\n" for what, said in self.refuses.items() if what in line)
+        return process.Finished(argv, 0, "", err)
+
+    def lines(self) -> list[str]:
+        return [line for text in self.fed for line in text.splitlines() if "gsp-mark-" not in line]
+
+
+@pytest.mark.parametrize(("change", "line"), OTHERS.values(), ids=OTHERS)
+def test_a_change_among_many_is_one_line(change, line):
+    silent = Silent({})
+    slurm = ScontrolAdmin(silent, scontrol="/opt/bin/scontrol")
+    assert slurm.change_many([change, Released("r9")]) == (None, None)
+    assert silent.lines() == [line, "delete reservationname=r9"] and silent.single == []
+    assert slurm.change_many([change]) == (None,), "alone as ever, and not on stdin"
+    assert silent.single == [line.replace('"', "")]
+
+
+def test_reboots_are_not_fed():
+    """In a line on stdin, scontrol (22.05 to 26.05) leaves the quotes in the Reason of a reboot."""
+    silent = Silent({})
+    slurm = ScontrolAdmin(silent, scontrol="/opt/bin/scontrol")
+    assert slurm.change_many([Rebooted(f"n{number}", REASON) for number in range(1, 10)]) == (None,) * 9
+    assert silent.fed == []
+    assert sorted(silent.single) == [
+        f"reboot ASAP nextstate=DOWN reason={REASON} n{number}" for number in range(1, 10)
+    ]
+
+
+def test_drains_with_the_same_reason_are_one_command():
+    silent = Silent({})
+    slurm = ScontrolAdmin(silent, scontrol="/opt/bin/scontrol")
+    nodes = [f"n{number:03d}" for number in range(1, FOLDED + 11)]
+    changes = [*(Drained(node, REASON) for node in nodes), Drained("x1", "fan two")]
+    assert set(slurm.change_many(changes)) == {None}
+    assert silent.lines() == [
+        f'update nodename=n[001-{FOLDED:03d}] state=drain reason="{REASON}"',
+        f'update nodename=n[{FOLDED + 1:03d}-{FOLDED + 10:03d}] state=drain reason="{REASON}"',
+        'update nodename=x1 state=drain reason="fan two"',
+    ]
+
+
+def test_the_longest_line_is_one_that_every_scontrol_reads():
+    silent = Silent({})
+    nodes = [f"{number:02d}-{'x' * 61}{'abcdefghij'[number % 10]}" for number in range(FOLDED)]
+    ScontrolAdmin(silent).change_many([Drained(node, "r" * 120) for node in nodes])
+    assert len(silent.lines()) == 1 and len(silent.lines()[0]) < 4096
+
+
+def test_what_is_not_clear_among_many_is_asked_alone():
+    """Of a drain of several nodes nobody says which one was refused; others are made all the same."""
+    silent = Silent({"n[1-3]": "slurm_update error: Invalid node name specified"})
+    slurm = ScontrolAdmin(silent, scontrol="/opt/bin/scontrol")
+    changes = [*(Drained(f"n{number}", "fan") for number in (1, 2, 3)), Released("r1")]
+    assert slurm.change_many(changes) == (None,) * 4
+    assert silent.single == [f"update nodename=n{number} state=drain reason=fan" for number in (1, 2, 3)]
+    again = Silent({"r1": "some new words"}, alone="slurm_delete: Requested reservation is in use")
+    slurm = ScontrolAdmin(again, scontrol="/opt/bin/scontrol")
+    answers = slurm.change_many([Released("r1"), Released("r2")])
+    assert isinstance(answers[0], Busy) and answers[1] is None
+    assert again.single == ["delete reservationname=r1"]
+
+
+def test_nothing_is_asked_alone_once_slurm_cannot_be_asked():
+    away = Silent({"n": "slurm_update error: Unable to contact slurm controller (connect failure)"})
+    answers = ScontrolAdmin(away).change_many([Drained("n1", "fan"), Drained("n2", "fan"), Resumed("n3")])
+    assert [type(answer) for answer in answers] == [ControllerAway] * 3 and away.single == []
 
 
 @pytest.mark.parametrize(
     "bad",
     [
+        Held("r 1"),
+        Moved("r1 nodes=ALL", SPAN),
+        Released("a,b"),
+        Drained("n[1-2]", "fan"),
+        Drained("n1", 'fan" state=resume'),
+        Drained("n1", ""),
+        Resumed("ALL"),
+        Rebooted("n1", "fan\nquit"),
         Wanted("r 1", "n1", SPAN, ("root",)),
         Wanted("r1", "n[1-2]", SPAN, ("root",)),
         Wanted("r1", "n1", SPAN, ("root nodes=ALL",)),
@@ -297,6 +409,6 @@ def test_many_that_are_not_answered(error, kind):
 )
 def test_what_could_be_another_command_is_not_fed(bad):
     fed = Fed({})
-    with pytest.raises(ValueError, match="not the name of"):
-        ScontrolAdmin(fed).reserve_many([*wanted("a"), bad])
+    with pytest.raises(ValueError, match=r"not the name of|Reason"):
+        ScontrolAdmin(fed).change_many([*wanted("a"), bad])
     assert fed.fed == []

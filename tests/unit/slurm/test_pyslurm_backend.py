@@ -170,7 +170,7 @@ def test_many(slurm, memory):
         Wanted("r2", "n9", (LATER, 60), ("root",)),
         Wanted("r3", "n2", (LATER, 60), ("root",)),
     ]
-    assert [type(answer) for answer in slurm.reserve_many(wanted)] == [
+    assert [type(answer) for answer in slurm.change_many(wanted)] == [
         type(None), Exists, UnknownNode, type(None),
     ]  # fmt: skip
     assert sorted(memory.reservations) == ["r1", "r3"]
@@ -180,7 +180,7 @@ def test_many(slurm, memory):
 def test_of_many_none_is_tried_once_slurm_cannot_be_asked(slurm, memory, said):
     memory.refuses = said
     wanted = [Wanted(f"r{number}", "n1", (LATER, 60), ("root",)) for number in range(5)]
-    answers = slurm.reserve_many(wanted)
+    answers = slurm.change_many(wanted)
     assert len(answers) == 5 and len(set(map(id, answers))) == 1 and len(memory.asked) == 1
     assert isinstance(answers[0], ControllerAway | Denied)
 
@@ -189,7 +189,7 @@ def test_a_name_that_is_none_stops_all_before_the_first(slurm, memory):
     good = Wanted("r1", "n1", (LATER, 60), ("root",))
     for bad in (Wanted("r 2", "n1", (LATER, 60), ("root",)), Wanted("r2", "n1", (LATER, 60), ("a b",))):
         with pytest.raises(ValueError, match="not the name of a"):
-            slurm.reserve_many([good, bad])
+            slurm.change_many([good, bad])
     assert memory.asked == []
 
 
