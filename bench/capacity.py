@@ -425,7 +425,7 @@ def _drain_all(cluster: Cluster, nodes: Iterable[int], among: set[int] | None = 
 
 
 def by_wave(cluster: Cluster, limits: Limits) -> None:
-    """This planner with `--reserve wave`: a wave is reserved when it opens."""
+    """This planner with `--reserve wave`: a wave is reserved in turn, once it is open."""
     cluster.env.process(_campaign(cluster, limits, _waves(cluster, limits), {}))
 
 
@@ -525,7 +525,7 @@ def _book(cluster: Cluster, starts: dict[int, float]) -> None:
 
 
 WAYS: dict[str, tuple[Way, str]] = {
-    "this planner, each wave reserved when it opens": (by_wave, "yes"),
+    "this planner, waves reserved in turn": (by_wave, "yes"),
     "this planner, all reserved ahead": (all_ahead, "yes"),
     "rolling drain by hand, in the same waves": (rolling_waves, "yes"),
     "rolling drain by hand": (rolling_drain, "no canary, no waves"),

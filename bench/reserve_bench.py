@@ -3,7 +3,7 @@
     .venv/bin/python bench/reserve_bench.py [--reservations 1000] [--rounds 5] [--slurm /usr]
 
 Root. Starts munged and a slurmctld without a slurmd on loopback, in a folder of its own. In each round every
-way makes the same reservations, or drains the same nodes, which is undone in between; the ratio is of the wall
+way makes the same reservations, or drains the same nodes, which is undone in between; ratios are of the wall
 times of one round.
 """
 

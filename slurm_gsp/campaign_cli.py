@@ -212,7 +212,7 @@ def schedule(
                         raise SlurmError("Slurm refuses the reservations that are left")
             _print_status(site, ledger, plan.campaign)
             if not plan.limits.ahead:
-                click.echo("the canary is reserved; each wave is when it opens")
+                click.echo("the canary is reserved; a wave is in turn, once it is open")
         except (LedgerError, SlurmError) as error:
             _fail(f"{error}\nnot all is reserved: run this again")
     click.echo(f"next: slurm-gsp run {plan.campaign}")

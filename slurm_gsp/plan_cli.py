@@ -138,7 +138,7 @@ class _Problems:
 @click.option(
     "--reserve",
     type=click.Choice(["all", "wave"]),
-    help="All nodes when the plan is scheduled, or each wave when it opens.  [default: the class's]",
+    help="All nodes when the plan is scheduled, or a wave in turn once it is open.  [default: the class's]",
 )
 @click.option(
     "--window", multiple=True, metavar="'DAYS FROM-TO'", help="e.g. 'Mon-Fri 20:00-06:00'; repeatable."
@@ -429,7 +429,7 @@ def _limits_text(limits: Limits) -> str:
     parts.append(f"{limits.canary_per_variant} canary of a variant")
     parts.append(f"waves grow {limits.growth:g} times")
     parts.append(f"soak {_span(limits.soak_s)}")
-    parts.append("all reserved ahead" if limits.ahead else "each wave reserved when it opens")
+    parts.append("all reserved ahead" if limits.ahead else "waves reserved in turn")
     parts += [window_text(window) for window in limits.windows]
     parts += [f"not on {day.isoformat()}" for day in limits.exceptions]
     if limits.deadline is not None:

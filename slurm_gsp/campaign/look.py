@@ -32,8 +32,8 @@ ENDED: Final = frozenset({
 """States in which a job holds no node any more."""
 _NODE_FAIL: Final = "NODE_FAIL"
 _SUMMARY: Final = re.compile(r"^NodeName=(\S+) (?:.*? )?State=(\S+) (?:.*? )?Partitions=(\S+)", re.MULTILINE)
-_TRES: Final = re.compile(r"(?:(?! Reason=| Comment=| Extra=).)* CfgTRES=(\S*) AllocTRES=(\S*)")
-_GPUS: Final = re.compile(r"(?:^|,)gres/gpu=([0-9]+)(?:,|$)")
+_GRES: Final = re.compile(r"(?:(?! Reason=| Comment=| Extra=).)*? Gres=(\S+) GresDrain=\S+ GresUsed=(\S+)")
+_GPUS: Final = re.compile(r"(?:^|,)gpu(?::[^:,]+)?:([0-9]+)")
 _NODE_LINE: Final = re.compile(r"^NodeName=(\S+) ", re.MULTILINE)
 
 
@@ -138,12 +138,12 @@ def parse_look(text: CampaignText, names: Collection[str], now: datetime) -> Loo
 
 
 def _no_gpu_left(line: str) -> bool:
-    """Whether Slurm counts GPUs (AccountingStorageTRES) and has given all of this node's away."""
-    found = _TRES.match(line)
+    """Whether Slurm has given all GPUs of this node away."""
+    found = _GRES.match(line)
     if found is None:
         return False
-    there, taken = _GPUS.search(found[1]), _GPUS.search(found[2])
-    return there is not None and taken is not None and there[1] == taken[1]
+    there, taken = (sum(map(int, _GPUS.findall(text))) for text in found.groups())
+    return 0 < there <= taken
 
 
 def _in_maintenance(held: Mapping[str, tuple[Reservation, ...]], now: datetime) -> frozenset[str]:

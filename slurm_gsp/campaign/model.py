@@ -180,7 +180,7 @@ class Limits:
     time_zone: str = "UTC"
     exceptions: tuple[date, ...] = ()
     ahead: bool = True
-    """Whether ``schedule`` reserves all nodes; else only the canary, and each wave is reserved when it opens:
+    """Whether ``schedule`` reserves all nodes; else only the canary, and a wave in turn once it is open:
     until then its nodes take any job, and the campaign ends later than its plan says."""
 
     def most_out(self, nodes: int) -> int:

@@ -276,7 +276,7 @@ class ScontrolAdmin(Scontrol):
         try:
             super().resume(name)
         except SlurmError as error:
-            if not isinstance(refined(str(error)), WrongState) or self.node(name).drained:
+            if not isinstance(refined("resume", str(error)), WrongState) or self.node(name).drained:
                 raise
 
     def put_back(self, node: str, reason: str) -> None:
@@ -288,14 +288,14 @@ class ScontrolAdmin(Scontrol):
         """Ask for a reboot that ends in DOWN, as soon as no job runs. WrongState where one is under way."""
         finished = self._ask(*_words(Rebooted(node, reason)))
         if finished.rc != 0 or finished.stderr.strip():  # a node that is skipped is told on stderr alone
-            raise refined(f"reboot {node}: {_said(finished)}")
+            raise refined(f"reboot {node}", _said(finished))
 
     def submit(self, script: str, options: Sequence[str]) -> str:
         """Submit a batch job; its id."""
         finished = self._command("sbatch", "--parsable", *options, stdin=script)
         found = re.match(r"([0-9]+)(?:[;\s]|$)", finished.stdout)
         if finished.rc != 0 or found is None:
-            raise refined(f"sbatch: {_said(finished)}")
+            raise refined("sbatch", _said(finished))
         return found[1]
 
     def cancel(self, job: str) -> None:
@@ -305,24 +305,20 @@ class ScontrolAdmin(Scontrol):
         finished = self._command("scancel", job)
         said = _said(finished)
         if finished.rc != 0 and not re.search(r"Invalid job id|already complet", said):
-            raise refined(f"scancel {job}: {said}")
+            raise refined(f"scancel {job}", said)
 
     def _command(self, name: str, *words: str, stdin: str | None = None) -> process.Finished:
         """Run another of Slurm's commands, from the folder of scontrol."""
         argv = (str(Path(self._scontrol).with_name(name)), *words)
         try:
             return self._run_job(argv, deadline_s=self._deadline_s, stdin=stdin, env=self._env)
-        except process.CommandMissing as error:
-            raise SlurmMissing(f"{name}: {error}") from error
-        except process.DeadlineExceeded as error:
-            raise SlurmTimeout(f"{name}: {error}") from error
         except process.ProcessError as error:
-            raise SlurmError(f"{name}: {error}") from error
+            raise failed(error, f"do {name}") from error
 
     def _change_reservation(self, *words: str) -> None:
         finished = self._ask(*words)
         if finished.rc != 0:
-            raise refined(f"{' '.join(words)}: {_said(finished)}")
+            raise refined(" ".join(words), _said(finished))
 
 
 def check_reservation_name(name: str) -> None:
@@ -349,10 +345,13 @@ _MEANINGS: Final[tuple[tuple[re.Pattern[str], type[SlurmError]], ...]] = tuple(
 """What Slurm 22.05 to 26.05 answers to changes, and what it means here, besides what any answer may mean."""
 
 
-def refined(said: str) -> SlurmError:
-    """The error that an answer of Slurm's is, whichever client passed it on."""
+def refined(asked: str, said: str) -> SlurmError:
+    """The error that an answer of Slurm's is, whichever client passed it on.
+
+    By the answer alone: a Reason in what was asked may hold the very words of another one.
+    """
     own = next((kind for pattern, kind in _MEANINGS if pattern.search(said)), None)
-    return (own or kind_of(said))(said)
+    return (own or kind_of(said))(f"{asked}: {said}")
 
 
 def others_reason(reason: str) -> str:
@@ -463,7 +462,7 @@ class _Command:
     def answers(self, told: str, created: Collection[str]) -> dict[int, SlurmError | None]:
         """What became of its changes. Silence is success, but a reservation that is made is told."""
         done = not told if self.creates is None else self.creates in created
-        error = None if done else refined(f"{self.line}: {told or 'no answer'}")
+        error = None if done else refined(self.line, told or "no answer")
         clear = done or self.creates is not None or isinstance(error, CANNOT_BE_ASKED)
         return dict.fromkeys(self.changes, error) if clear else {}
 
@@ -512,7 +511,8 @@ def _by_mark(stderr: str) -> tuple[dict[int, str], str]:
 
 
 def _joined(text: str) -> str:
-    return " / ".join(line.strip() for line in text.splitlines() if line.strip())[:500]
+    """Text on one line; of a long one the end, where what came of it is told."""
+    return " / ".join(line.strip() for line in text.splitlines() if line.strip())[-500:]
 
 
 def _span(span: Span) -> tuple[str, str]:

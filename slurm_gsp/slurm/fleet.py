@@ -97,7 +97,7 @@ def read_campaign(
     ask = asking(run, conf, deadline_s)
     # our own jobs before the nodes: what a job published before it ended is then seen with its end
     ours = ask(squeue, "-h", "-a", "-t", "all", "-n", JOB_NAME, "-o", "%A|%T|%u|%e|%N|%k")
-    nodes = ask(scontrol, "-a", "-o", "show", "node")
+    nodes = ask(scontrol, "-a", "-d", "-o", "show", "node")  # with -d: how many GPUs are taken
     reservations = ask(scontrol, "-a", "-o", "show", "reservation")
     others = ask(squeue, "-h", "-a", "-t", f"{_HOLDING},NODE_FAIL", "-o", "%A|%T|%u|%e|%N|%j")
     return CampaignText(nodes, reservations, others, ours)

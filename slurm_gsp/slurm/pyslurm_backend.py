@@ -228,7 +228,7 @@ class PyslurmAdmin:
         try:
             yield
         except self._pyslurm.PyslurmError as error:
-            raise refined(f"pyslurm {asked}: {error}") from error
+            raise refined(f"pyslurm {asked}", str(error)) from error
 
 
 def _state(node: Any, held: dict[str, str]) -> NodeState:

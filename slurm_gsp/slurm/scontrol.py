@@ -252,7 +252,7 @@ _MEANINGS: Final[tuple[tuple[str, type[SlurmError]], ...]] = (
     (r"Invalid user id|Permission denied", Denied),
     # munged of this machine is away; libslurm calls that an authentication error too
     (r"Munge encode failed", ControllerAway),
-    (r"authentication", Denied),
+    (r"authentication (?:error|credential|failure|of user)", Denied),
     (r"timed out", SlurmTimeout),
     (r"Unable to contact slurm controller|Unable to establish control|standby", ControllerAway),
     (r"Communication (?:connection|shutdown) failure|Connection refused", ControllerAway),

@@ -64,10 +64,14 @@ def job_state(lab: Lab, job: str) -> str:
 
 
 def test_no_job_starts_behind_the_last_one_of_a_node(fleet: Lab, tmp_path: Path) -> None:
-    """Its reservation moves along in front of the job, which runs on; with its end the node goes at once."""
-    asked = ["sbatch", "--parsable", "--nodelist=n1", "--exclusive", "--output=/dev/null"]
+    """Its reservation moves along in front of the job, which runs on; with its end the node goes at once.
+
+    The job has all GPUs, and one CPU of several.
+    """
+    asked = ["sbatch", "--parsable", "--nodelist=n1", "--gres=gpu:2", "--output=/dev/null"]
     last = fleet.slurm([*asked, "--time=60", "--wrap", "sleep 3600"]).stdout.strip()
     fleet.wait_for(lambda: job_state(fleet, last) == "RUNNING", what="the job runs")
+    assert fleet.nodes[0].state == "MIXED"
     behind = fleet.slurm([*asked, "--time=20", "--wrap", "true"]).stdout.strip()
     starts: list[datetime] = []
     seen: set[tuple[str, str]] = set()

@@ -1,6 +1,7 @@
 """What nodes publish by themselves on a real Slurm, and what `slurm-gsp fleet` makes of it."""
 
 import json
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -44,20 +45,39 @@ def until(node: Node, holds: Callable[[dict[str, str]], bool]) -> None:
 def told_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """Four nodes that have told what they run. Slurm starts one health check, at boot, the tests others."""
     with Lab.up(tmp_path_factory.mktemp("fleet") / "l", interval=3600) as lab:
-        annotate(lab, "n2", '{"rack":"r7"}')
-        annotate(lab, "n3", "rack r8, do not power off")
-        for node in lab.nodes:
-            lab.wait_for(lambda node=node: node.exists("/run/slurm-gsp/watch"), 30, "the first health check")
-            node.run(["/bin/mkdir", "-p", "/etc/slurm-gsp"])
-            node.write("/etc/slurm-gsp/config.toml", CONFIG)
-            node.run(["/bin/sh", "-c", "rm -f /run/slurm-gsp/state-*.json /run/slurm-gsp/watch"])
-            until(node, lambda values: "gsp_seen" in values)
+        let_tell(lab)
         yield lab
+
+
+def let_tell(lab: Lab) -> None:
+    """Every node tells what it runs; the site keeps something of its own on two of them."""
+    annotate(lab, "n2", '{"rack":"r7"}')
+    annotate(lab, "n3", "rack r8, do not power off")
+    for node in lab.nodes:
+        lab.wait_for(lambda node=node: node.exists("/run/slurm-gsp/watch"), 30, "the first health check")
+        node.run(["/bin/mkdir", "-p", "/etc/slurm-gsp"])
+        node.write("/etc/slurm-gsp/config.toml", CONFIG)
+        node.run(["/bin/sh", "-c", "rm -f /run/slurm-gsp/state-*.json /run/slurm-gsp/watch"])
+        until(node, lambda values: "gsp_seen" in values)
+
+
+def site_of(lab: Lab) -> Path:
+    """The site's configuration; a suite's own scontrol is started in the lab's control machine."""
+    config = lab.site / "config.toml"
+    if not lab.suite:
+        return config
+    command = lab.site / "scontrol"
+    command.write_text(f'#!/bin/sh\nexec {shlex.join(lab.slurm_command(["scontrol"]))} "$@"\n')
+    command.chmod(0o755)
+    own = config.with_name("fleet.toml")
+    own.write_text(config.read_text().replace("[slurm]\n", f'[slurm]\nscontrol = "{command}"\n'))
+    own.chmod(0o644)
+    return own
 
 
 def fleet(lab: Lab, *words: str) -> Any:
     """What the command says, as JSON."""
-    argv = ["fleet", "--json", "--config", str(lab.site / "config.toml"), *words]
+    argv = ["fleet", "--json", "--config", str(site_of(lab)), *words]
     result = CliRunner().invoke(main, argv, catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)

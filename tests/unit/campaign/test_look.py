@@ -81,28 +81,36 @@ def test_a_job_without_an_end_has_none():
     assert parse_look(TEXT, ["n6"], NOW).nodes["n6"].jobs == (Job("3", "RUNNING", "bob", None, ("n6",)),)
 
 
+DETAIL = " GresDrain=N/A GresUsed="
+
+
 @pytest.mark.parametrize(
-    ("changes", "full"),
+    ("gres", "used", "full"),
     [
-        ({}, False),
-        ({"State=MIXED": "State=ALLOCATED"}, True),
-        (
-            {"billing=4 AllocTRES=cpu=2": "billing=4,gres/gpu=2,gres/gpu:h100=2 AllocTRES=cpu=2,gres/gpu=2"},
-            True,
-        ),
-        ({"billing=4 AllocTRES=cpu=2": "billing=4,gres/gpu=2 AllocTRES=cpu=2,gres/gpu=1"}, False),
-        ({"billing=4 AllocTRES=cpu=2": "billing=4,gres/gpu=2 AllocTRES="}, False),
-        ({"AllocTRES=cpu=2": "Comment=a CfgTRES=gres/gpu=2 AllocTRES=gres/gpu=2"}, False),
+        ("gpu:h100:2", "gpu:h100:2(IDX:0-1)", True),
+        ("gpu:h100:2(S:0-1)", "gpu:h100:2(IDX:0,1)", True),
+        ("gpu:h100:2", "gpu:h100:1(IDX:0)", False),
+        ("gpu:h100:2", "gpu:h100:0(IDX:N/A)", False),
+        ("gpu:2", "gpu:(null):2(IDX:0-1)", True),
+        ("gpu:h100:2,gpu:a100:1,nic:4", "gpu:h100:2(IDX:0-1),gpu:a100:0(IDX:N/A),nic:4", False),
+        ("gpu:h100:2,gpu:a100:1,nic:4", "gpu:h100:2(IDX:0-1),gpu:a100:1(IDX:2),nic:0", True),
+        ("nic:4", "nic:4", False),
+        ("(null)", "0", False),
     ],
 )
-def test_whether_a_node_has_room_for_another_job(changes, full):
-    """By its CPUs, or by its GPUs where Slurm counts those."""
+def test_whether_all_gpus_of_a_node_are_taken(gres, used, full):
+    nodes = TEXT.nodes.replace("Gres=gpu:h100:2 ", f"Gres={gres}{DETAIL}{used} ", 1)
+    assert parse_look(replace(TEXT, nodes=nodes), ["n1"], NOW).nodes["n1"].full is full
+
+
+def test_a_node_is_full_too_where_all_cpus_are_taken_and_not_where_somebody_writes_so():
     first, rest = TEXT.nodes.split("\n", 1)
-    for old, new in changes.items():
-        assert old in first
-        first = first.replace(old, new)
-    look = parse_look(replace(TEXT, nodes=f"{first}\n{rest}"), ["n1"], NOW)
-    assert look.nodes["n1"].full is full
+    for line, full in (
+        (first.replace("State=MIXED", "State=ALLOCATED"), True),
+        (f"{first} Comment=a Gres=gpu:2{DETAIL}gpu:2", False),
+    ):
+        look = parse_look(replace(TEXT, nodes=f"{line}\n{rest}"), ["n1"], NOW)
+        assert look.nodes["n1"].full is full
 
 
 def test_our_own_jobs_by_what_they_are_for():
@@ -145,5 +153,5 @@ def test_four_reads_whatever_the_size():
     text = read_campaign(run, scontrol="/b/scontrol", squeue="/b/squeue", conf="/s.conf")
     assert text == CampaignText("2", "3", "4", "1")
     assert asked[0] == "/b/squeue -h -a -t all -n gsp-verify -o %A|%T|%u|%e|%N|%k"
-    assert asked[1:3] == ["/b/scontrol -a -o show node", "/b/scontrol -a -o show reservation"]
+    assert asked[1:3] == ["/b/scontrol -a -d -o show node", "/b/scontrol -a -o show reservation"]
     assert "NODE_FAIL" in asked[3]

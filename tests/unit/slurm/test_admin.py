@@ -383,6 +383,23 @@ def test_what_is_not_clear_among_many_is_asked_alone():
     assert again.single == ["delete reservationname=r1"]
 
 
+def test_the_words_of_a_reason_are_no_answer():
+    """A campaign's own Reason tells what Slurm had said before."""
+    reason = "gsp:escalated c1 not rebooted: Unable to contact slurm controller"
+    again = Silent({"n1": "something new"}, alone="slurm_update error: Invalid node name specified")
+    slurm = ScontrolAdmin(again, scontrol="/opt/bin/scontrol")
+    answers = slurm.change_many([Drained("n1", reason), Resumed("n2")])
+    assert type(answers[0]) is UnknownNode and answers[1] is None
+    assert reason in again.single[0]
+
+
+def test_of_a_long_answer_the_end_counts():
+    tried = "slurmctld: error: get_addr_info: getaddrinfo() failed\n" * 40
+    slurm, _ = admin((1, "", f"{tried}slurm_update error: Unable to contact slurm controller\n"))
+    with pytest.raises(ControllerAway):
+        slurm.release("r1")
+
+
 def test_nothing_is_asked_alone_once_slurm_cannot_be_asked():
     away = Silent({"n": "slurm_update error: Unable to contact slurm controller (connect failure)"})
     answers = ScontrolAdmin(away).change_many([Drained("n1", "fan"), Drained("n2", "fan"), Resumed("n3")])
