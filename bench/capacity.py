@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from slurm_gsp.campaign.bounds import IN_TURN
+from slurm_gsp.campaign.bounds import IN_TURN, SHARED_IN_TURN
 from slurm_gsp.campaign.model import FleetNode, Limits, Plan
 from slurm_gsp.campaign.plan import plan as make_plan
 
@@ -460,15 +460,15 @@ def _campaign(
 def _look(cluster: Cluster, limits: Limits, wave: dict[int, float], *, in_turn: bool) -> None:
     """One tick: an empty node goes, one with its last job is kept free behind it, others have their time."""
     now, most = cluster.env.now, limits.most_out(cluster.size)
-    turns = IN_TURN * most if in_turn else cluster.size
+    turns, for_shared = (IN_TURN * most, SHARED_IN_TURN * most) if in_turn else (cluster.size, cluster.size)
     taken = sum(bool(cluster.in_hand[node]) for node in wave)
     waiting = [node for node in wave if not cluster.done[node] and not cluster.refuses[node]]
     for node in sorted(waiting, key=lambda node: (not cluster.in_hand[node], *_emptiness(cluster, node))):
-        if not cluster.in_hand[node]:
-            if taken >= turns:
-                return
-            taken += 1
         last = cluster.last_job(node) if in_turn else None
+        if not cluster.in_hand[node]:
+            if taken >= (for_shared if last is None and not cluster.is_empty(node) else turns):
+                continue
+            taken += 1
         kept = last is not None and cluster.out_from[node] < last
         near = cluster.out_from[node] <= now + TICK_S
         if cluster.is_empty(node) and int(cluster.refuses.sum()) < most:

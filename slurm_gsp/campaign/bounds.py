@@ -39,6 +39,8 @@ def opening(times: Openings, start: datetime) -> datetime | None:
 IN_TURN: Final = 2
 """So many times the nodes that may be out are reserved in a wave: most of them wait for jobs. Were it all of
 the wave, nodes that have become idle together would stand idle until there is room for them."""
+SHARED_IN_TURN: Final = 1
+"""The same up to which nodes that jobs share come to it: GPUs stand idle on each until its last job ends."""
 _Limit: TypeAlias = tuple[str, str]
 """What a limit is of: ("partition", name) or ("block", name)."""
 
@@ -132,8 +134,10 @@ class Bounds:
     def _turns(self) -> frozenset[str]:
         """The nodes of the open wave whose turn it is to be reserved: those first that are empty soonest.
 
-        The canary is reserved as a whole, by ``schedule``.
+        The canary is reserved as a whole, by ``schedule``. None where all are reserved ahead.
         """
+        if self._terms.plan.limits.ahead:
+            return frozenset()
         in_turn: dict[_Limit, set[str]] = defaultdict(set)
         waiting: list[tuple[NodeRecord, Seen]] = []
         for record in self._state.nodes:
@@ -149,7 +153,8 @@ class Bounds:
         chosen: set[str] = set()
         for record, seen in sorted(waiting, key=lambda one: _emptiness(one[1])):
             limits = self._limits(record, seen)
-            if record.wave == 0 or all(len(in_turn[one]) < IN_TURN * most for one, most in limits):
+            times = SHARED_IN_TURN if seen.jobs and seen.last_job is None else IN_TURN
+            if record.wave == 0 or all(len(in_turn[one]) < times * most for one, most in limits):
                 chosen.add(record.node)
                 for one, _ in limits:
                     in_turn[one].add(record.node)

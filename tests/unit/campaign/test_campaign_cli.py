@@ -60,7 +60,13 @@ class Slurm:
 
     @property
     def changes(self) -> list[str]:
-        reads = ("scontrol -a -o show", "scontrol show config", "scontrol --version", "squeue")
+        reads = (
+            "scontrol -a -o show",
+            "scontrol -a -d -o show",
+            "scontrol show config",
+            "scontrol --version",
+            "squeue",
+        )
         return [line for line in self.asked if not line.startswith(reads)]
 
 

@@ -945,7 +945,8 @@ def test_a_wave_is_reserved_in_turn_and_what_is_empty_soonest_comes_first():
     assert set(chosen) == {"n2", "n3", "n4", "n5"}
     assert (chosen["n2"], chosen["n3"]) == (NOW + SLOT, NOW + SLOT)
     assert chosen["n4"] == chosen["n5"] == NOW
-    all_of_them = in_wave(sights, {}, max_out_percent=30.0)
+    assert set(in_wave(sights, {}, max_out_percent=40.0)) == {"n2", "n3", "n4", "n5"}, "n1, n6 are shared"
+    all_of_them = in_wave(sights, {}, max_out_percent=60.0)
     assert (all_of_them["n1"], all_of_them["n6"]) == (USER.end, USER.end)
     assert set(in_wave(sights, {}, max_out_percent=None, per_block=1)) == {"n4", "n5"}
 
