@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import import_module
+from itertools import compress
+from operator import not_
 from typing import Any, Final
 
 from ClusterShell.NodeSet import RESOLVER_NOGROUP, NodeSet, NodeSetException
 
 from slurm_gsp.slurm.admin import (
     Change,
+    Drained,
     Rebooted,
     ScontrolAdmin,
     Span,
@@ -132,14 +135,14 @@ class PyslurmAdmin:
     def change_many(self, changes: Sequence[Change]) -> tuple[SlurmError | None, ...]:
         """Make many changes, each as the method for it would: there is no process to start for each here.
 
-        Reboots go through scontrol, together.
+        Drains and reboots go through scontrol: many drains are one update there.
         """
         for change in changes:
             check_change(change)
-        reboots = [change for change in changes if isinstance(change, Rebooted)]
-        own = iter(one_by_one(self, [change for change in changes if not isinstance(change, Rebooted)]))
-        others = iter(self._others.change_many(reboots))
-        return tuple(next(others if isinstance(change, Rebooted) else own) for change in changes)
+        by_scontrol = [isinstance(change, Drained | Rebooted) for change in changes]
+        others = iter(self._others.change_many([*compress(changes, by_scontrol)]))
+        own = iter(one_by_one(self, [*compress(changes, map(not_, by_scontrol))]))
+        return tuple(next(others if is_theirs else own) for is_theirs in by_scontrol)
 
     def move(self, name: str, span: Span) -> None:
         """Give a reservation that has not begun another time. NoReservation, Busy."""
