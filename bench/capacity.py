@@ -461,17 +461,19 @@ def _look(cluster: Cluster, limits: Limits, wave: dict[int, float], *, in_turn: 
     """One tick: an empty node goes, one with its last job is kept free behind it, others have their time."""
     now, most = cluster.env.now, limits.most_out(cluster.size)
     turns, for_shared = (IN_TURN * most, SHARED_IN_TURN * most) if in_turn else (cluster.size, cluster.size)
-    taken = sum(bool(cluster.in_hand[node]) for node in wave)
+    in_hand = [node for node in wave if cluster.in_hand[node]]
+    taken, idle = len(in_hand), sum(cluster.is_empty(node) for node in in_hand)
     waiting = [node for node in wave if not cluster.done[node] and not cluster.refuses[node]]
     for node in sorted(waiting, key=lambda node: (not cluster.in_hand[node], *_emptiness(cluster, node))):
         last = cluster.last_job(node) if in_turn else None
+        empty = cluster.is_empty(node)
         if not cluster.in_hand[node]:
-            if taken >= (for_shared if last is None and not cluster.is_empty(node) else turns):
+            if (idle if empty else taken) >= (for_shared if last is None and not empty else turns):
                 continue
-            taken += 1
+            taken, idle = taken + 1, idle + empty
         kept = last is not None and cluster.out_from[node] < last
         near = cluster.out_from[node] <= now + TICK_S
-        if cluster.is_empty(node) and int(cluster.refuses.sum()) < most:
+        if empty and int(cluster.refuses.sum()) < most:
             cluster.take_out(node)
         elif last is not None and last > now + REALIGN_S:
             if near or not kept:

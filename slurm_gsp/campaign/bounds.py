@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 from slurm_gsp.campaign.look import Look, Seen
 from slurm_gsp.campaign.model import NEVER
 from slurm_gsp.campaign.plan import HORIZON_S
-from slurm_gsp.campaign.state import Gate, GateState, NodeRecord, Phase, State, Status, Terms
+from slurm_gsp.campaign.state import REFUSED, Gate, GateState, NodeRecord, Phase, State, Status, Terms
 from slurm_gsp.campaign.windows import Openings, open_spans
 
 NOT_IN_SERVICE: Final = frozenset({"DOWN", "DRAIN", "ERROR", "FAIL"})
@@ -74,6 +74,18 @@ class Bounds:
         """Whether it has to be decided now if this may begin."""
         return start <= self._now + self.lead
 
+    @property
+    def a_slot_on(self) -> datetime:
+        """In a slot's time, and not near: a reservation does not begin by itself where the next look is late.
+
+        A node that is put off so far goes before, once there is room.
+        """
+        return self._now + max(self._slot, 2 * self.lead)
+
+    def half_gone(self, start: datetime) -> bool:
+        """Whether at most half of a slot is left until then."""
+        return start <= self._now + self._slot / 2
+
     def next_opening(self, start: datetime) -> datetime | None:
         """The first moment from then on, and not at once, at which a slot may begin."""
         return opening(self.openings, max(start, self._now + self.lead))
@@ -101,7 +113,7 @@ class Bounds:
         waited for so: beside any other, GPUs would be idle for as long as that one runs.
         """
         job, ahead = seen.last_job, self._terms.plan.limits.ahead
-        begins = self._now.replace(microsecond=0) + max(self._slot, 2 * self.lead)
+        begins = self.a_slot_on.replace(microsecond=0)
         if job is None or job.end is None or job.end <= begins or ahead or self._terms.ignore_jobs:
             return None
         if record.wave != self.open_wave or self.next_opening(begins) != begins:
@@ -139,6 +151,7 @@ class Bounds:
         if self._terms.plan.limits.ahead:
             return frozenset()
         in_turn: dict[_Limit, set[str]] = defaultdict(set)
+        idle: dict[_Limit, set[str]] = defaultdict(set)
         waiting: list[tuple[NodeRecord, Seen]] = []
         for record in self._state.nodes:
             seen = self._look.seen(record.node)
@@ -150,14 +163,17 @@ class Bounds:
             else:
                 for one, _ in self._limits(record, seen):
                     in_turn[one].add(record.node)
+                    idle[one].update(() if seen.jobs else (record.node,))
         chosen: set[str] = set()
-        for record, seen in sorted(waiting, key=lambda one: _emptiness(one[1])):
+        for record, seen in sorted(waiting, key=_turn):
             limits = self._limits(record, seen)
             times = SHARED_IN_TURN if seen.jobs and seen.last_job is None else IN_TURN
-            if record.wave == 0 or all(len(in_turn[one]) < times * most for one, most in limits):
+            before = in_turn if seen.jobs else idle  # an idle node does not wait for those that wait for jobs
+            if record.wave == 0 or all(len(before[one]) < times * most for one, most in limits):
                 chosen.add(record.node)
                 for one, _ in limits:
                     in_turn[one].add(record.node)
+                    idle[one].update(() if seen.jobs else (record.node,))
         return frozenset(chosen)
 
     def _open_wave(self) -> int:
@@ -185,10 +201,12 @@ class Bounds:
         return max(ready, self._now + self.lead) + self.lead - min(starts)
 
 
-def _emptiness(seen: Seen) -> tuple[bool, bool, datetime]:
+def _turn(waiting: tuple[NodeRecord, Seen]) -> tuple[bool, bool, bool, datetime]:
     """Sorts nodes by what waiting for them costs: idle ones, those with one job that has all of them, others.
 
-    Among these those first that must be empty soonest.
+    Among these those first that must be empty soonest; behind all others those that Slurm did not reserve.
     """
+    record, seen = waiting
     ends = [job.end or NEVER for job in seen.jobs]
-    return bool(seen.jobs), seen.last_job is None, max(ends, default=NEVER)
+    refused = record.why.startswith(REFUSED)
+    return refused, bool(seen.jobs), seen.last_job is None, max(ends, default=NEVER)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -13,8 +13,8 @@ from slurm_gsp.campaign.look import Look, Seen
 from slurm_gsp.campaign.state import (
     ENDED,
     REFUSED,
-    UNTOUCHED,
     AskGate,
+    Cancel,
     Decision,
     Effect,
     Gate,
@@ -22,14 +22,20 @@ from slurm_gsp.campaign.state import (
     Move,
     NodeRecord,
     Phase,
+    PutBack,
+    Reboot,
     State,
     Terms,
+    Verify,
 )
-from slurm_gsp.slurm.admin import CANNOT_BE_ASKED
+from slurm_gsp.slurm.admin import AWAY, CANNOT_BE_ASKED
 from slurm_gsp.slurm.client import SlurmError
 
 TOGETHER: Final = 250
-"""At most so many nodes are worked on between two records: seconds of work, and one sign of life."""
+"""At most so many nodes are worked on between two records: a second's work, and one sign of life."""
+ONE_BY_ONE: Final = 25
+"""The same where an effect is a command of its own."""
+_COMMANDS: Final = (Reboot, PutBack, Verify, Cancel)
 
 
 class Performs(Protocol):
@@ -73,9 +79,8 @@ class Controller:
         records = {record.node: record for record in state.nodes}
         self._write_down([move for move in decision.moves if not move.effects], records, look)
         # last, because a node has no further move after one with effects
-        moves = [move for move in decision.moves if move.effects]
-        for first in range(0, len(moves), TOGETHER):
-            self._carry_out(moves[first : first + TOGETHER], records, look)
+        for moves in _batches([move for move in decision.moves if move.effects]):
+            self._carry_out(moves, records, look)
         if decision.gate is not None:
             self._set_gate(decision.gate)
         if decision.ask is not None:
@@ -116,9 +121,8 @@ class Controller:
             seen = {**_excerpt(look.seen(node)), "effects": _texts(move.effects)}
             lines.append(Line(EventKind.DECIDED, node, _told(records[node], move.record), seen))
         ended: list[tuple[Move, SlurmError | None]] = []
-        unasked: SlurmError | None = None
         under_way, turn = list(moves), 0
-        while under_way and unasked is None:
+        while under_way:  # those that Slurm has answered go on, whatever became of the others
             effects = [move.effects[turn] for move in under_way]
             lines += [Line(EventKind.INTENT, one.node, _name(one), _data(one)) for one in effects]
             self._lead.together(lines)
@@ -128,10 +132,10 @@ class Controller:
             done = list(zip(under_way, answers, strict=True))
             ended += [(move, error) for move, error in done if error is not None or turn == len(move.effects)]
             under_way = [move for move, error in done if error is None and turn < len(move.effects)]
-            unasked = next((error for error in answers if isinstance(error, CANNOT_BE_ASKED)), None)
         self._close(ended, records, lines)
-        if unasked is not None:
-            raise unasked
+        for _, error in ended:
+            if isinstance(error, CANNOT_BE_ASKED):
+                raise error
 
     def _outcome(self, effect: Effect, error: SlurmError | None) -> Line:
         told = _name(effect) if error is None else f"{_name(effect)}: {error}"
@@ -177,6 +181,14 @@ class Controller:
         self._set_gate(Gate(ask.wave, state, self._around.clock(), told))
 
 
+def _batches(moves: Sequence[Move]) -> Iterator[Sequence[Move]]:
+    """Moves that are done together; those with commands of their own come last."""
+    alone = [any(isinstance(effect, _COMMANDS) for effect in move.effects) for move in moves]
+    for size, slow in ((TOGETHER, False), (ONE_BY_ONE, True)):
+        some = [move for move, is_slow in zip(moves, alone, strict=True) if is_slow is slow]
+        yield from (some[first : first + size] for first in range(0, len(some), size))
+
+
 def _told(before: NodeRecord, after: NodeRecord, *, node: bool = False) -> str:
     """A move for people and for the ledger."""
     told = (
@@ -211,8 +223,8 @@ def _excerpt(seen: Seen | None) -> dict[str, Any]:
 
 
 def _held_up(before: NodeRecord, error: SlurmError) -> NodeRecord:
-    """A node whose effect was not done: as before, and if it is in hand and Slurm refuses, with the cause."""
-    if before.phase in UNTOUCHED | ENDED or isinstance(error, CANNOT_BE_ASKED):
+    """A node whose effect was not done: as before, and where that is about this node, with the cause."""
+    if before.phase in ENDED or isinstance(error, AWAY):
         return before
     return replace(before, why=f"{REFUSED}{error}")
 

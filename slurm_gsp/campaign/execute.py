@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from slurm_gsp.campaign.state import (
@@ -17,11 +18,13 @@ from slurm_gsp.campaign.state import (
     Release,
     Reserve,
     Resume,
+    Shift,
     Terms,
     Verify,
     job_comment,
 )
 from slurm_gsp.slurm.admin import (
+    AWAY,
     CANNOT_BE_ASKED,
     Change,
     Drained,
@@ -34,6 +37,7 @@ from slurm_gsp.slurm.admin import (
     Resumed,
     SlurmAdmin,
     Wanted,
+    in_turn,
 )
 from slurm_gsp.slurm.client import SlurmError
 from slurm_gsp.slurm.fleet import JOB_NAME
@@ -67,7 +71,7 @@ class Executor:
         """
         ways: tuple[tuple[tuple[type, ...], Callable[[Sequence[Any]], Answers]], ...] = (
             ((Reserve,), self._reserve),
-            ((Hold, Release, Drain, Resume, Reboot), self._change),
+            ((Shift, Hold, Release, Drain, Resume, Reboot), self._change),
             ((PutBack, Verify, Cancel), self._alone),
         )
         answers: Answers = [None] * len(effects)
@@ -75,7 +79,7 @@ class Executor:
         for kinds, way in ways:
             numbers = [number for number, effect in enumerate(effects) if isinstance(effect, kinds)]
             found = [unasked] * len(numbers) if unasked else way([effects[number] for number in numbers])
-            unasked = unasked or next((one for one in found if isinstance(one, CANNOT_BE_ASKED)), None)
+            unasked = unasked or next((one for one in found if isinstance(one, AWAY)), None)
             for number, answer in zip(numbers, found, strict=True):
                 answers[number] = answer
         return answers
@@ -93,6 +97,8 @@ class Executor:
 
     def _as_change(self, effect: Effect) -> Change:
         match effect:
+            case Shift(node, start, seconds):
+                return Moved(self.terms.reservation(node), (start, seconds), ignore_jobs=True)
             case Hold(node):
                 return Held(self.terms.reservation(node))
             case Release(node):
@@ -105,25 +111,18 @@ class Executor:
                 return Rebooted(node, reason)
         raise TypeError(f"no change of one line: {effect}")
 
-    def _alone(self, effects: Sequence[Effect]) -> Answers:
+    def _alone(self, effects: Sequence[PutBack | Verify | Cancel]) -> Answers:
         """Effects that need a command of their own, or words that no line of scontrol can hold."""
-        answers: Answers = []
-        for effect in effects:
-            try:
-                match effect:
-                    case PutBack(node, reason):
-                        self.slurm.put_back(node, reason)
-                    case Verify():
-                        self._verify(effect, self.terms.reservation(effect.node))
-                    case Cancel(_, job):
-                        self.slurm.cancel(job)
-            except SlurmError as error:
-                answers.append(error)
-                if isinstance(error, CANNOT_BE_ASKED):
-                    return answers + [error] * (len(effects) - len(answers))
-            else:
-                answers.append(None)
-        return answers
+        return list(in_turn(partial(self._command, effect) for effect in effects))
+
+    def _command(self, effect: PutBack | Verify | Cancel) -> None:
+        match effect:
+            case PutBack(node, reason):
+                self.slurm.put_back(node, reason)
+            case Verify():
+                self._verify(effect, self.terms.reservation(effect.node))
+            case Cancel(_, job):
+                self.slurm.cancel(job)
 
     def _reserve(self, effects: Sequence[Reserve]) -> Answers:
         """Make reservations; one that is there already is brought to what is wanted."""

@@ -35,6 +35,7 @@ from slurm_gsp.campaign.state import (
     Release,
     Reserve,
     Resume,
+    Shift,
     State,
     Status,
     Terms,
@@ -134,22 +135,25 @@ class Mover:
         later = opening(self._bounds.openings, start)
         why = f"{_jobs_text(seen)} until " if start > planned else ""
         if later is not None and self._bounds.near(later) and not self._bounds.room(record, seen):
-            later, why = self._bounds.next_opening(self._now + 2 * self._bounds.lead), f"{_FULL}, and "
+            later, why = self._bounds.next_opening(self._bounds.a_slot_on), f"{_FULL}, and "
         if later is None:
             return self._skip(record, f"{why}no window is left before the deadline")
         reserve = Reserve(record.node, later, self._terms.plan.realign_s)
-        return Move(record.to(Phase.RESERVED, self._now, record.why, start=later), (reserve,))
+        told = "" if record.why.startswith(REFUSED) else record.why
+        return Move(record.to(Phase.RESERVED, self._now, told, start=later), (reserve,))
 
     def _keep(self, record: NodeRecord, seen: Seen) -> Move | None:
         """Let no job start behind the one that has all of a node, if that is worth it."""
-        if self._paused or seen.states & NOT_IN_SERVICE:
-            return None
-        begins = self._bounds.keep(record, seen)
+        begins = self._keeps_from(record, seen)
         if begins is None:
             return None
         reserve = Reserve(record.node, begins, self._terms.plan.realign_s, beside_jobs=True)
-        why = f"{_jobs_text(seen)}, its last one"
-        return Move(record.to(Phase.RESERVED, self._now, why, start=begins), (reserve,))
+        return Move(record.to(Phase.RESERVED, self._now, _last_one(seen), start=begins), (reserve,))
+
+    def _keeps_from(self, record: NodeRecord, seen: Seen) -> datetime | None:
+        """When the reservation of a node begins that is kept free; None where it is not."""
+        stays = self._paused or bool(seen.states & NOT_IN_SERVICE)
+        return None if stays else self._bounds.keep(record, seen)
 
     def _may_reserve(self, record: NodeRecord, seen: Seen) -> bool:
         """Whether its wave is open, where each is reserved then; one that is there already is only moved."""
@@ -170,35 +174,53 @@ class Mover:
             return self._postpone(record, later, "the wave before is not over") if slips else None
         theirs = self._theirs(record, seen)
         if not self._bounds.near(held.start):
-            return self._soon(record, seen) if theirs is None else None
+            return self._soon(record, held, seen) if theirs is None else None
         if theirs is not None:
             return self._let_go(record, seen, theirs)
-        if self._paused:  # for a slot: a pause may be long, and each time is written down
-            slot = timedelta(seconds=self._terms.plan.realign_s)
-            return self._postpone(record, self._now + max(slot, 2 * self._bounds.lead), "paused")
-        if self._overlaps(record, seen):
-            return self._keep(record, seen) or self._postpone(record, self._now, _jobs_text(seen))
+        if self._paused:  # a pause may be long, and each time is written down
+            return self._postpone(record, self._bounds.a_slot_on, "paused")
+        if self._overlaps(held, seen):
+            begun = held.start <= self._now  # nobody was there: it is made anew
+            shift = None if begun else self._shift(record, seen)
+            return shift or self._postpone(record, self._now, _jobs_text(seen))
         if not self._bounds.room(record, seen):
-            later = self._now + 2 * self._bounds.lead
-            return self._postpone(record, later, _FULL)
+            return self._postpone(record, self._bounds.a_slot_on, _FULL)
         if held.start > self._now:
             return None
         if _holds_up(seen):  # for longer, it may be, than its reservation lasts
             return Move(record.to(Phase.WAITING, self._now, _holds_up(seen)), (Hold(record.node),))
         return self._take(record, seen)
 
-    def _overlaps(self, record: NodeRecord, seen: Seen) -> bool:
+    def _overlaps(self, held: Reservation, seen: Seen) -> bool:
         """Whether a job may run on behind the begin of the node's reservation; not one past its limit."""
         if self._terms.ignore_jobs:
             return False
-        begins = max(record.start, self._now) + self._bounds.lead
+        begins = max(held.start, self._now) + self._bounds.lead
         return any(job.end is not None and job.end > begins for job in seen.jobs)
 
-    def _soon(self, record: NodeRecord, seen: Seen) -> Move | None:
-        """A reserved node whose time is not near."""
+    def _soon(self, record: NodeRecord, held: Reservation, seen: Seen) -> Move | None:
+        """A reserved node whose time is not near. It is moved on long before that: a look may come late."""
         if not seen.jobs:
-            return self._early(record, seen)
-        return None if self._overlaps(record, seen) else self._keep(record, seen)
+            return self._early(record, seen) or self._no_room(record, held, seen)
+        kept = self._overlaps(held, seen)
+        return None if kept and not self._bounds.half_gone(held.start) else self._shift(record, seen)
+
+    def _shift(self, record: NodeRecord, seen: Seen) -> Move | None:
+        """Keep a reserved node free behind its last job, if that is worth it. The ledger has it first."""
+        begins = self._keeps_from(record, seen)
+        if begins is None:
+            return None
+        if record.start != begins:
+            return Move(replace(record, start=begins, why=_last_one(seen)))
+        return Move(record, (Shift(record.node, begins, self._terms.plan.realign_s),))
+
+    def _no_room(self, record: NodeRecord, held: Reservation, seen: Seen) -> Move | None:
+        """An idle node in its turn for which there is no room yet: put off before its reservation is near."""
+        if self._paused or self._terms.plan.limits.ahead or not self._bounds.half_gone(held.start):
+            return None
+        return (
+            None if self._bounds.room(record, seen) else self._postpone(record, self._bounds.a_slot_on, _FULL)
+        )
 
     def _early(self, record: NodeRecord, seen: Seen) -> Move | None:
         """A node whose jobs ended early goes now: its reservation keeps all but short ones away already."""
@@ -224,7 +246,7 @@ class Mover:
             return self._skip(record, f"{waits} past its slot") if late else None
         if self._paused or not self._bounds.room(record, seen):
             why = "paused" if self._paused else _FULL
-            return self._postpone(record, self._now + 2 * self._bounds.lead, why)
+            return self._postpone(record, self._bounds.a_slot_on, why)
         return self._take(record, seen)
 
     def _gone(self, record: NodeRecord) -> Move:
@@ -666,6 +688,10 @@ def _holds_up(seen: Seen) -> str:
 def _jobs_text(seen: Seen) -> str:
     more = f" and {len(seen.jobs) - 1} more" if len(seen.jobs) > 1 else ""
     return f"runs job {seen.jobs[0].id} of {seen.jobs[0].user}{more}" if seen.jobs else "is busy"
+
+
+def _last_one(seen: Seen) -> str:
+    return f"{_jobs_text(seen)}, its last one"
 
 
 def _reason_text(seen: Seen) -> str:

@@ -211,6 +211,15 @@ class Reserve:
 
 
 @dataclass(frozen=True, slots=True)
+class Shift:
+    """Give the node's reservation another time, over the job that runs on it; it has not begun."""
+
+    node: str
+    start: datetime
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """Take the end away from the node's reservation: what is not proven is not given back by a clock."""
 
@@ -292,7 +301,7 @@ class AskGate:
     nodes: tuple[str, ...]
 
 
-Effect: TypeAlias = Reserve | Hold | Release | Drain | PutBack | Resume | Reboot | Verify | Cancel
+Effect: TypeAlias = Reserve | Shift | Hold | Release | Drain | PutBack | Resume | Reboot | Verify | Cancel
 """One change in Slurm. Each may be done twice: the second time changes nothing."""
 
 

@@ -7,7 +7,7 @@ the same minute, and a scontrol for each change would take longer than the chang
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -44,12 +44,14 @@ EACH_S: Final = 0.1
 FOLDED: Final = 50
 """Most nodes in one update: with names of 64 letters it still fits into the 4,096 bytes of a line that any
 scontrol reads."""
-CANNOT_BE_ASKED: Final = (ControllerAway, Denied, SlurmMissing, SlurmTimeout)
-"""Errors after which it makes no sense to ask Slurm for more; all others are answers about one thing."""
+AWAY: Final = (ControllerAway, Denied, SlurmMissing)
+"""Errors after which it makes no sense to ask Slurm for more."""
+CANNOT_BE_ASKED: Final = (*AWAY, SlurmTimeout)
+"""Errors that are no answer; all others are about one thing. A time-out may be that of one command."""
 
 _MARK: Final = "gsp-mark-"
 """A word that scontrol does not know. It says so on stderr, where its errors go, and reads on."""
-_MARKED: Final = re.compile(rf"^.*invalid keyword: {_MARK}(\d+)\n", re.MULTILINE)
+_MARKED: Final = re.compile(rf"invalid keyword: {_MARK}(\d+)\n")
 _CREATED: Final = re.compile(r"(?:^|scontrol: )Reservation created: (\S+)", re.MULTILINE)
 """After a prompt where scontrol was built without readline."""
 
@@ -91,6 +93,7 @@ class Moved:
 
     name: str
     span: Span
+    ignore_jobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +153,8 @@ class SlurmAdmin(SlurmClient, Protocol):
         """
         ...
 
-    def move(self, name: str, span: Span) -> None:
-        """Give a reservation that has not begun another time. NoReservation, Busy."""
+    def move(self, name: str, span: Span, *, ignore_jobs: bool = False) -> None:
+        """Give a reservation that has not begun another time, over jobs or not. NoReservation, Busy."""
         ...
 
     def hold(self, name: str, node: str | None = None) -> None:
@@ -259,9 +262,9 @@ class ScontrolAdmin(Scontrol):
             answers.update(command.answers(told, created))
         return answers
 
-    def move(self, name: str, span: Span) -> None:
-        """Give a reservation that has not begun another time. NoReservation, Busy."""
-        self._change_reservation(*_words(Moved(name, span)))
+    def move(self, name: str, span: Span, *, ignore_jobs: bool = False) -> None:
+        """Give a reservation that has not begun another time, over jobs or not. NoReservation, Busy."""
+        self._change_reservation(*_words(Moved(name, span, ignore_jobs)))
 
     def hold(self, name: str, node: str | None = None) -> None:
         """Take the end away from a reservation; with ``node``, it is of that node alone. NoReservation."""
@@ -379,17 +382,27 @@ def check_wanted(one: Wanted) -> None:
 
 def one_by_one(slurm: SlurmAdmin, changes: Sequence[Change]) -> tuple[SlurmError | None, ...]:
     """``change_many``, each by its own method."""
+    return in_turn(partial(_alone, slurm, change) for change in changes)
+
+
+def in_turn(calls: Iterable[Callable[[], None]]) -> tuple[SlurmError | None, ...]:
+    """Do one after the other: why one was not done, None where it was.
+
+    Once Slurm cannot be asked, the rest is not tried. One call may time out by itself; two mean all of Slurm.
+    """
     answers: list[SlurmError | None] = []
     unasked: SlurmError | None = None
-    for change in changes:
+    timed_out = False
+    for call in calls:
         answer = unasked
         if unasked is None:
             try:
-                _alone(slurm, change)
-            except CANNOT_BE_ASKED as error:
-                answer = unasked = error
+                call()
             except SlurmError as error:
                 answer = error
+                if isinstance(error, AWAY) or (timed_out and isinstance(error, SlurmTimeout)):
+                    unasked = error
+                timed_out = timed_out or isinstance(error, SlurmTimeout)
         answers.append(answer)
     return tuple(answers)
 
@@ -398,8 +411,8 @@ def _alone(slurm: SlurmAdmin, change: Change) -> None:
     match change:
         case Wanted(name, node, span, users, ignore_jobs):
             slurm.reserve(name, node, span, users, ignore_jobs=ignore_jobs)
-        case Moved(name, span):
-            slurm.move(name, span)
+        case Moved(name, span, ignore_jobs):
+            slurm.move(name, span, ignore_jobs=ignore_jobs)
         case Held(name, on):
             slurm.hold(name, on)
         case Released(name):
@@ -422,13 +435,13 @@ def _words(change: Change) -> tuple[str, ...]:
     match change:
         case Wanted():
             check_wanted(change)
-            flags = "MAINT,IGNORE_JOBS" if change.ignore_jobs else "MAINT"
             users = ",".join(change.users)
             made = ("create", "reservation", f"reservationname={change.name}", *_span(change.span))
-            return (*made, f"nodes={change.node}", f"flags={flags}", f"users={users}")
-        case Moved(name, span):
+            return (*made, f"nodes={change.node}", f"flags={_flags(change.ignore_jobs)}", f"users={users}")
+        case Moved(name, span, ignore_jobs):
             check_reservation_name(name)
-            return ("update", f"reservationname={name}", *_span(span))
+            flags = (f"flags={_flags(ignore_jobs)}",) if ignore_jobs else ()
+            return ("update", f"reservationname={name}", *_span(span), *flags)
         case Held(name, on):
             check_reservation_name(name)
             if on is not None:
@@ -449,6 +462,10 @@ def _words(change: Change) -> tuple[str, ...]:
             check_node_name(node)
             check_reason(reason)
             return ("reboot", "ASAP", "nextstate=DOWN", f"reason={reason}", node)
+
+
+def _flags(ignore_jobs: bool) -> str:
+    return "MAINT,IGNORE_JOBS" if ignore_jobs else "MAINT"
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,14 +144,16 @@ class PyslurmAdmin:
         own = iter(one_by_one(self, [*compress(changes, map(not_, by_scontrol))]))
         return tuple(next(others if is_theirs else own) for is_theirs in by_scontrol)
 
-    def move(self, name: str, span: Span) -> None:
-        """Give a reservation that has not begun another time. NoReservation, Busy."""
+    def move(self, name: str, span: Span, *, ignore_jobs: bool = False) -> None:
+        """Give a reservation that has not begun another time, over jobs or not. NoReservation, Busy."""
         check_reservation_name(name)
         start, end = self._times(span)
         with self._asking(f"update reservationname={name} starttime={start} endtime={end}"):
             changes = self._pyslurm.Reservation(name)
             changes.start_time = start
             changes.end_time = end
+            if ignore_jobs:
+                changes.flags = self._flags(ignore_jobs)
             changes.modify()
 
     def hold(self, name: str, node: str | None = None) -> None:
@@ -195,9 +197,6 @@ class PyslurmAdmin:
     def _reserve(self, one: Wanted) -> None:
         check_wanted(one)
         start, end = self._times(one.span)
-        flags = self._pyslurm.ReservationFlags.MAINTENANCE
-        if one.ignore_jobs:
-            flags |= self._pyslurm.ReservationFlags.IGNORE_RUNNING_JOBS
         with self._asking(f"create reservation reservationname={one.name} nodes={one.node}"):
             self._pyslurm.Reservation(
                 one.name,
@@ -205,8 +204,12 @@ class PyslurmAdmin:
                 end_time=end,
                 nodes=one.node,
                 users=list(one.users),
-                flags=flags,
+                flags=self._flags(one.ignore_jobs),
             ).create()
+
+    def _flags(self, ignore_jobs: bool) -> Any:
+        known = self._pyslurm.ReservationFlags
+        return known.MAINTENANCE | known.IGNORE_RUNNING_JOBS if ignore_jobs else known.MAINTENANCE
 
     def _times(self, span: Span) -> tuple[int, int]:
         """Start and end in Unix time, as scontrol counts them: whole minutes, and what is past is now."""

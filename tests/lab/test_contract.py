@@ -291,6 +291,25 @@ def test_a_reservation_in_which_a_job_runs(slurm: SlurmAdmin, ground: Ground) ->
     slurm.release("r1")
 
 
+def test_a_reservation_moves_over_a_job_where_that_is_asked_for(slurm: SlurmAdmin, ground: Ground) -> None:
+    """Again and again, in front of the job; it stays so."""
+    job = busy(slurm, ground)
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=10)
+    slurm.reserve("r1", "n1", (later(), 60), ["root"], ignore_jobs=False)
+    with pytest.raises(Busy):
+        slurm.move("r1", (soon, 600))
+    slurm.move("r1", (soon, 600), ignore_jobs=True)
+    assert {"MAINT", "IGNORE_JOBS"} <= set(reserved(ground, "r1")["Flags"].split(","))
+    for minutes in (5, 7):
+        again = soon + timedelta(minutes=minutes)
+        assert slurm.change_many([Moved("r1", (again, 600), ignore_jobs=True), Released("r9")])[0] is None
+        begins = datetime.fromisoformat(reserved(ground, "r1")["StartTime"]).replace(tzinfo=UTC)
+        assert abs(begins - again) < timedelta(minutes=1)
+    assert "ALLOCATED" in states(ground) and "MAINTENANCE" not in states(ground)
+    slurm.cancel(job)
+    wait_for(lambda: "ALLOCATED" not in states(ground), "the job to end")
+
+
 def test_many_are_as_many_single_ones(slurm: SlurmAdmin, ground: Ground) -> None:
     """Each answer is of its own request, in its place; one that is refused stops none."""
     busy(slurm, ground)

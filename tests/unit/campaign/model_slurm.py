@@ -65,6 +65,8 @@ class ModelSlurm:
         self.nodes = {node.name: node for node in nodes}
         self.now = now
         self.held: dict[str, tuple[str, datetime, datetime, bool]] = {}
+        self.ignores: dict[str, bool] = {}
+        """Of each reservation whether it was made over jobs; that stays with it."""
         self.jobs: list[Job] = []
         self.away = False
         self.wrong: list[str] = []
@@ -84,15 +86,20 @@ class ModelSlurm:
         if not ignore_jobs and any(job.end and job.end > start for job in self._running(node)):
             raise Busy(f"{node}: Requested nodes are busy")
         self.held[name] = (node, start, self._end(start, span[1]), True)
+        self.ignores[name] = ignore_jobs
 
     def change_many(self, changes):
         return one_by_one(self, changes)
 
-    def move(self, name, span):
+    def move(self, name, span, *, ignore_jobs=False):
         self._up()
         node, start, *_ = self._reservation(name)
         if start <= self.now:
             raise WrongState(f"{name}: it has begun")
+        self.ignores[name] = ignore_jobs or self.ignores.get(name, False)
+        late = [job for job in self._running(node) if job.end and job.end > max(span[0], self.now)]
+        if late and not self.ignores[name]:
+            raise Busy(f"{node}: Requested nodes are busy")
         self.held[name] = (node, max(span[0], self.now), self._end(span[0], span[1]), True)
 
     def hold(self, name, node=None):

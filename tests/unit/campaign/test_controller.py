@@ -755,7 +755,7 @@ def test_where_slurm_cannot_be_asked_no_other_of_them_is_brought_in_order(tmp_pa
     assert set(executor.perform_many(effects)) == {None}
     tried = []
 
-    def move(name, span):
+    def move(name, span, *, ignore_jobs):
         tried.append(name)
         raise ControllerAway("Unable to contact slurm controller")
 

@@ -25,6 +25,7 @@ from slurm_gsp.campaign.state import (
     NodeRecord,
     Phase,
     Reserve,
+    Shift,
     State,
     Status,
     Terms,
@@ -32,7 +33,7 @@ from slurm_gsp.campaign.state import (
 from slurm_gsp.campaign.windows import parse_window
 from slurm_gsp.core.operation import Kind
 from slurm_gsp.core.published import Level, Proof, Result
-from slurm_gsp.slurm.client import NodeState, SlurmError
+from slurm_gsp.slurm.client import NodeState, SlurmError, SlurmTimeout
 
 NOW = datetime(2026, 11, 16, 9, 0, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -898,21 +899,39 @@ def test_no_job_starts_behind_the_last_one_of_a_node():
     assert last(keeping(jobs=(replace(LONG, end=NOW + SLOT / 2),))).start == NOW + SLOT / 2
 
 
+def own(begins: datetime) -> Reservation:
+    return replace(OWN, start=begins, end=begins + SLOT)
+
+
 def test_the_reservation_of_a_node_that_is_kept_free_never_begins_while_its_job_runs():
-    """It is moved on when it is near, not before; what the job leaves is taken at once."""
-    soon = Reservation("gsp_c1_n1", NOW + timedelta(seconds=15), NOW + SLOT, maint=True)
-    later = replace(soon, start=NOW + SLOT)
-    near, far = (record(Phase.RESERVED, start=held.start) for held in (soon, later))
-    moved = keeping(near, reservations=(soon,))
-    assert told(moved) == "reserve reserved" and last(moved).start == NOW + SLOT
+    """It is moved on when half of a slot is left; what the job leaves is taken at once."""
+    later = own(NOW + SLOT)
+    far = record(Phase.RESERVED, start=later.start)
     assert told(keeping(far, reservations=(later,))) == ""
+    for left in (SLOT / 2, timedelta(seconds=15), timedelta(seconds=1)):
+        held = own(NOW + left)
+        moved = keeping(record(Phase.RESERVED, start=held.start), reservations=(held,))
+        assert told(moved) == "reserved shift reserved" and last(moved).start == NOW + SLOT
+        assert moved.moves[1].effects == (Shift("n1", NOW + SLOT, 600),)
+        assert moved.moves[0].effects == (), "the new time is in the ledger before it is Slurm's"
     freed = keeping(far, reservations=(later,), jobs=(), states="IDLE", full=False)
     assert told(freed) == "planned reserve reserved" and last(freed).start == NOW + timedelta(seconds=20)
-    begun = record(Phase.RESERVED, start=OWN.start)
-    late = keeping(begun, reservations=(OWN,))  # nobody was there to move it
-    assert told(late) == "reserve reserved" and last(late).start == NOW + SLOT
-    shared = keeping(near, reservations=(soon,), full=False)  # its limit was raised, and another one started
+    near = own(NOW + timedelta(seconds=15))
+    shared = keeping(record(Phase.RESERVED, start=near.start), reservations=(near,), full=False)
     assert told(shared) == "planned reserve reserved" and last(shared).start == LONG.end
+
+
+@pytest.mark.parametrize("start", [OWN.start, NOW + 6 * HOUR], ids=["known", "not in the ledger"])
+def test_a_reservation_that_began_over_a_job_while_nobody_was_there_is_made_anew(start):
+    late = keeping(record(Phase.RESERVED, start=start), reservations=(OWN,))
+    assert told(late) == "planned reserve reserved" and last(late).start == NOW + SLOT
+
+
+def test_a_shared_node_becomes_one_that_is_kept_free():
+    """It was reserved behind two jobs; both have ended, and a third one has all of it."""
+    behind = own(NOW + 12 * HOUR)
+    kept = keeping(record(Phase.RESERVED, start=behind.start), reservations=(behind,), jobs=(LONG,))
+    assert told(kept) == "reserved shift reserved" and last(kept).start == NOW + SLOT
 
 
 def in_wave(sights: dict[str, Seen], records: dict[str, NodeRecord], **limits: object) -> dict[str, datetime]:
@@ -952,21 +971,97 @@ def test_a_wave_is_reserved_in_turn_and_what_is_empty_soonest_comes_first():
 
 
 def test_who_has_a_turn_keeps_it_until_its_end():
-    busy = seen("ALLOCATED", jobs=(LONG,), full=True)
-    own = {name: replace(OWN, name=f"gsp_c1_{name}", start=NOW + HOUR) for name in ("n1", "n2")}
+    """Idle nodes wait for those that are out, not for those that wait for jobs; others wait for both."""
+    busy = seen("ALLOCATED", jobs=(LONG,), full=True, reservations=())
+    held = {name: replace(own(NOW + SLOT), name=f"gsp_c1_{name}") for name in ("n1", "n2")}
     sights = {
-        "n1": replace(busy, reservations=(own["n1"],)),
-        "n2": seen("DOWN+DRAIN+REBOOT_ISSUED", ISSUED, reservations=(replace(own["n2"], start=OWN.start),)),
+        "n1": replace(busy, reservations=(held["n1"],)),
+        "n2": seen("DOWN+DRAIN+REBOOT_ISSUED", ISSUED, reservations=(replace(held["n2"], start=OWN.start),)),
         "n3": seen(reservations=()),
+        "n4": seen(reservations=()),
+        "n5": busy,
     }
     turns = {
-        "n1": record(Phase.RESERVED, node="n1", wave=1, start=NOW + HOUR),
+        "n1": record(Phase.RESERVED, node="n1", wave=1, start=NOW + SLOT),
         "n2": record(Phase.REALIGNING, node="n2", wave=1),
     }
-    assert in_wave(sights, turns, max_out_percent=10.0) == {}
+    assert set(in_wave(sights, turns, max_out_percent=10.0)) == {"n3"}
     ended = {**turns, "n2": record(Phase.RETURNED, node="n2", wave=1)}
-    returned = {**sights, "n2": seen(reservations=())}
-    assert in_wave(returned, ended, max_out_percent=10.0) == {"n3": NOW}
+    returned = {**sights, "n2": seen(reservations=()), "n3": busy, "n4": busy}
+    assert set(in_wave(returned, ended, max_out_percent=10.0)) == {"n3"}
+
+
+def test_nodes_that_slurm_refuses_to_reserve_hold_up_no_others(tmp_path):
+    """Two of them would have all turns there are, at each look."""
+    world = World(
+        tmp_path, [Node(f"h100-{number}") for number in range(1, 7)], replace(BY_WAVE, max_out_count=1)
+    )
+    reserve = world.slurm.reserve
+
+    def refuse(name, node, span, users, *, ignore_jobs):
+        if node in {"h100-2", "h100-3"} and world.slurm.now < NOW + 3 * HOUR:
+            raise SlurmError("Error creating the reservation: Unspecified error")
+        reserve(name, node, span, users, ignore_jobs=ignore_jobs)
+
+    world.slurm.reserve = refuse
+    done: dict[str, datetime] = {}
+
+    def look() -> None:
+        for node, phase in world.phases().items():
+            if phase == "returned":
+                done.setdefault(node, world.slurm.now)
+
+    world.each_tick = look
+    world.run()
+    look()
+    assert set(world.phases().values()) == {"returned"} and world.slurm.wrong == []
+    assert world.record("h100-2").wave == 1 and not world.record("h100-2").why
+    others = {name for name, record in at_end(world).items() if record.wave == 1} - {"h100-2", "h100-3"}
+    assert all(done[name] < NOW + 3 * HOUR for name in others) and done["h100-2"] > NOW + 3 * HOUR
+
+
+def at_end(world: World) -> dict[str, NodeRecord]:
+    return {record.node: record for record in world.state.nodes}
+
+
+def test_a_look_that_comes_late_breaks_no_limit(tmp_path):
+    """Kept nodes are moved on early enough for a look of a minute, three times the lead."""
+    world = World(tmp_path, [Node(f"h100-{number}") for number in range(1, 9)], BY_WAVE)
+    world.slurm.users_submit(20 * 3600)
+    ticks = 0
+
+    def slow() -> None:
+        nonlocal ticks
+        ticks += 1
+        world.step = 60 if ticks % 5 == 0 else 5
+        if world.slurm.now > NOW + 2 * HOUR:
+            now = world.slurm.now
+            world.slurm.jobs = [
+                job if job.comment else replace(job, end=min(job.end, now)) for job in world.slurm.jobs
+            ]
+
+    world.each_tick = slow
+    world.run()
+    assert set(world.phases().values()) == {"returned"} and world.slurm.wrong == []
+    assert world.slurm.most_out <= 3
+
+
+def test_a_command_that_always_times_out_holds_up_no_other_node(tmp_path):
+    """The verification job of h100-3 cannot be submitted; h100-4, free a little later, goes all the same."""
+    world = World(tmp_path, [Node(f"h100-{number}") for number in range(1, 5)], BY_WAVE)
+    submit = world.slurm.submit
+    at_phase(world, "h100-1", Phase.VERIFYING, lambda: world.slurm.users_submit(1500, ["h100-4"]))
+
+    def slow(script, options):
+        if "--nodelist=h100-3" in options:
+            raise SlurmTimeout("sbatch: no end after 30 s")
+        return submit(script, options)
+
+    world.slurm.submit = slow
+    world.run()
+    assert world.record("h100-3").wave == world.record("h100-4").wave and world.slurm.wrong == []
+    assert world.phases()["h100-4"] == "returned" and world.phases()["h100-3"] == "escalated"
+    assert any("no end after 30 s" in line for line in world.told)
 
 
 def test_whole_node_jobs_that_end_early_leave_their_nodes_to_the_campaign(tmp_path):
