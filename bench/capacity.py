@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from slurm_gsp.campaign.bounds import IN_TURN, SHARED_IN_TURN
+from slurm_gsp.campaign.bounds import IN_TURN
 from slurm_gsp.campaign.model import FleetNode, Limits, Plan
 from slurm_gsp.campaign.plan import plan as make_plan
 
@@ -460,7 +460,6 @@ def _campaign(
 def _look(cluster: Cluster, limits: Limits, wave: dict[int, float], *, in_turn: bool) -> None:
     """One tick: an empty node goes, one with its last job is kept free behind it, others have their time."""
     now, most = cluster.env.now, limits.most_out(cluster.size)
-    turns, for_shared = (IN_TURN * most, SHARED_IN_TURN * most) if in_turn else (cluster.size, cluster.size)
     in_hand = [node for node in wave if cluster.in_hand[node]]
     taken, idle = len(in_hand), sum(cluster.is_empty(node) for node in in_hand)
     waiting = [node for node in wave if not cluster.done[node] and not cluster.refuses[node]]
@@ -468,7 +467,8 @@ def _look(cluster: Cluster, limits: Limits, wave: dict[int, float], *, in_turn: 
         last = cluster.last_job(node) if in_turn else None
         empty = cluster.is_empty(node)
         if not cluster.in_hand[node]:
-            if (idle if empty else taken) >= (for_shared if last is None and not empty else turns):
+            turns = IN_TURN * most if last is not None else most
+            if in_turn and (idle if empty else taken) >= turns:
                 continue
             taken, idle = taken + 1, idle + empty
         kept = last is not None and cluster.out_from[node] < last

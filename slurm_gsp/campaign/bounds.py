@@ -37,10 +37,8 @@ def opening(times: Openings, start: datetime) -> datetime | None:
 
 
 IN_TURN: Final = 2
-"""So many times the nodes that may be out are reserved in a wave: most of them wait for jobs. Were it all of
-the wave, nodes that have become idle together would stand idle until there is room for them."""
-SHARED_IN_TURN: Final = 1
-"""The same up to which nodes that jobs share come to it: GPUs stand idle on each until its last job ends."""
+"""So many times the nodes that may be out are reserved where they run one job with all they have: most of these
+have hours to go. Others, idle or shared, are as many as may be out: GPUs stand idle on them."""
 _Limit: TypeAlias = tuple[str, str]
 """What a limit is of: ("partition", name) or ("block", name)."""
 
@@ -167,7 +165,7 @@ class Bounds:
         chosen: set[str] = set()
         for record, seen in sorted(waiting, key=_turn):
             limits = self._limits(record, seen)
-            times = SHARED_IN_TURN if seen.jobs and seen.last_job is None else IN_TURN
+            times = IN_TURN if seen.last_job is not None else 1
             before = in_turn if seen.jobs else idle  # an idle node does not wait for those that wait for jobs
             if record.wave == 0 or all(len(before[one]) < times * most for one, most in limits):
                 chosen.add(record.node)

@@ -967,11 +967,11 @@ def test_a_wave_is_reserved_in_turn_and_what_is_empty_soonest_comes_first():
     assert set(in_wave(sights, {}, max_out_percent=40.0)) == {"n2", "n3", "n4", "n5"}, "n1, n6 are shared"
     all_of_them = in_wave(sights, {}, max_out_percent=60.0)
     assert (all_of_them["n1"], all_of_them["n6"]) == (USER.end, USER.end)
-    assert set(in_wave(sights, {}, max_out_percent=None, per_block=1)) == {"n4", "n5"}
+    assert set(in_wave(sights, {}, max_out_percent=None, per_block=1)) == {"n3", "n4"}
 
 
 def test_who_has_a_turn_keeps_it_until_its_end():
-    """Idle nodes wait for those that are out, not for those that wait for jobs; others wait for both."""
+    """Idle nodes wait for those that are out, not for those that wait for jobs; these wait for both."""
     busy = seen("ALLOCATED", jobs=(LONG,), full=True, reservations=())
     held = {name: replace(own(NOW + SLOT), name=f"gsp_c1_{name}") for name in ("n1", "n2")}
     sights = {
@@ -985,10 +985,11 @@ def test_who_has_a_turn_keeps_it_until_its_end():
         "n1": record(Phase.RESERVED, node="n1", wave=1, start=NOW + SLOT),
         "n2": record(Phase.REALIGNING, node="n2", wave=1),
     }
-    assert set(in_wave(sights, turns, max_out_percent=10.0)) == {"n3"}
+    assert in_wave(sights, turns, max_out_percent=10.0) == {}
     ended = {**turns, "n2": record(Phase.RETURNED, node="n2", wave=1)}
-    returned = {**sights, "n2": seen(reservations=()), "n3": busy, "n4": busy}
+    returned = {**sights, "n2": seen(reservations=())}
     assert set(in_wave(returned, ended, max_out_percent=10.0)) == {"n3"}
+    assert set(in_wave({**returned, "n3": busy, "n4": busy}, ended, max_out_percent=10.0)) == {"n3"}
 
 
 def test_nodes_that_slurm_refuses_to_reserve_hold_up_no_others(tmp_path):
