@@ -37,7 +37,7 @@ def opening(times: Openings, start: datetime) -> datetime | None:
 
 
 IN_TURN: Final = 2
-"""So many times the nodes that may be out are reserved where they run one job with all they have: most of these
+"""So many times the nodes that may be out are reserved where each runs one job with all it has: most of these
 have hours to go. Others, idle or shared, are as many as may be out: GPUs stand idle on them."""
 _Limit: TypeAlias = tuple[str, str]
 """What a limit is of: ("partition", name) or ("block", name)."""
