@@ -110,6 +110,8 @@ class Bounds:
         to move it, the node is back with its users a slot later. Only a job that leaves room for no other is
         waited for so: beside any other, GPUs would be idle for as long as that one runs.
         """
+        if self._state.status is Status.PAUSED or seen.states & NOT_IN_SERVICE:
+            return None
         job, ahead = seen.last_job, self._terms.plan.limits.ahead
         begins = self.a_slot_on.replace(microsecond=0)
         if job is None or job.end is None or job.end <= begins or ahead or self._terms.ignore_jobs:
@@ -151,6 +153,13 @@ class Bounds:
         in_turn: dict[_Limit, set[str]] = defaultdict(set)
         idle: dict[_Limit, set[str]] = defaultdict(set)
         waiting: list[tuple[NodeRecord, Seen]] = []
+
+        def has_turn(record: NodeRecord, seen: Seen) -> None:
+            for one, _ in self._limits(record, seen):
+                in_turn[one].add(record.node)
+                if not seen.jobs:
+                    idle[one].add(record.node)
+
         for record in self._state.nodes:
             seen = self._look.seen(record.node)
             if record.wave != self.open_wave or record.ended or seen is None:
@@ -159,19 +168,15 @@ class Bounds:
             if record.phase is Phase.PLANNED and held is None:
                 waiting.append((record, seen))
             else:
-                for one, _ in self._limits(record, seen):
-                    in_turn[one].add(record.node)
-                    idle[one].update(() if seen.jobs else (record.node,))
+                has_turn(record, seen)
         chosen: set[str] = set()
         for record, seen in sorted(waiting, key=_turn):
-            limits = self._limits(record, seen)
             times = IN_TURN if seen.last_job is not None else 1
             before = in_turn if seen.jobs else idle  # an idle node does not wait for those that wait for jobs
+            limits = self._limits(record, seen)
             if record.wave == 0 or all(len(before[one]) < times * most for one, most in limits):
                 chosen.add(record.node)
-                for one, _ in limits:
-                    in_turn[one].add(record.node)
-                    idle[one].update(() if seen.jobs else (record.node,))
+                has_turn(record, seen)
         return frozenset(chosen)
 
     def _open_wave(self) -> int:

@@ -20,6 +20,7 @@ from slurm_gsp.slurm.fleet import (
     JOB_NAME,
     CampaignText,
     expand,
+    head_of,
     parse_reservations,
     records,
 )
@@ -32,7 +33,7 @@ ENDED: Final = frozenset({
 """States in which a job holds no node any more."""
 _NODE_FAIL: Final = "NODE_FAIL"
 _SUMMARY: Final = re.compile(r"^NodeName=(\S+) (?:.*? )?State=(\S+) (?:.*? )?Partitions=(\S+)", re.MULTILINE)
-_GRES: Final = re.compile(r"(?:(?! Reason=| Comment=| Extra=).)*? Gres=(\S+) GresDrain=\S+ GresUsed=(\S+)")
+_GRES: Final = re.compile(r" Gres=(\S+) GresDrain=\S+ GresUsed=(\S+)")
 _GPUS: Final = re.compile(r"(?:^|,)gpu(?::[^:,]+)?:([0-9]+)")
 _NODE_LINE: Final = re.compile(r"^NodeName=(\S+) ", re.MULTILINE)
 
@@ -139,7 +140,7 @@ def parse_look(text: CampaignText, names: Collection[str], now: datetime) -> Loo
 
 def _no_gpu_left(line: str) -> bool:
     """Whether Slurm has given all GPUs of this node away."""
-    found = _GRES.match(line)
+    found = _GRES.search(head_of(line))
     if found is None:
         return False
     there, taken = (sum(map(int, _GPUS.findall(text))) for text in found.groups())

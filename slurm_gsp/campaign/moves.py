@@ -144,16 +144,11 @@ class Mover:
 
     def _keep(self, record: NodeRecord, seen: Seen) -> Move | None:
         """Let no job start behind the one that has all of a node, if that is worth it."""
-        begins = self._keeps_from(record, seen)
+        begins = self._bounds.keep(record, seen)
         if begins is None:
             return None
         reserve = Reserve(record.node, begins, self._terms.plan.realign_s, beside_jobs=True)
         return Move(record.to(Phase.RESERVED, self._now, _last_one(seen), start=begins), (reserve,))
-
-    def _keeps_from(self, record: NodeRecord, seen: Seen) -> datetime | None:
-        """When the reservation of a node begins that is kept free; None where it is not."""
-        stays = self._paused or bool(seen.states & NOT_IN_SERVICE)
-        return None if stays else self._bounds.keep(record, seen)
 
     def _may_reserve(self, record: NodeRecord, seen: Seen) -> bool:
         """Whether its wave is open, where each is reserved then; one that is there already is only moved."""
@@ -207,7 +202,7 @@ class Mover:
 
     def _shift(self, record: NodeRecord, seen: Seen) -> Move | None:
         """Keep a reserved node free behind its last job, if that is worth it. The ledger has it first."""
-        begins = self._keeps_from(record, seen)
+        begins = self._bounds.keep(record, seen)
         if begins is None:
             return None
         if record.start != begins:
@@ -218,9 +213,9 @@ class Mover:
         """An idle node in its turn for which there is no room yet: put off before its reservation is near."""
         if self._paused or self._terms.plan.limits.ahead or not self._bounds.half_gone(held.start):
             return None
-        return (
-            None if self._bounds.room(record, seen) else self._postpone(record, self._bounds.a_slot_on, _FULL)
-        )
+        if self._bounds.room(record, seen):
+            return None
+        return self._postpone(record, self._bounds.a_slot_on, _FULL)
 
     def _early(self, record: NodeRecord, seen: Seen) -> Move | None:
         """A node whose jobs ended early goes now: its reservation keeps all but short ones away already."""

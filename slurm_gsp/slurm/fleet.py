@@ -110,8 +110,7 @@ def parse_fleet(text: FleetText, now: datetime) -> tuple[SeenNode, ...]:
     seen: dict[str, SeenNode] = {}
     for line in records(text.nodes, "NodeName="):
         state = parse_node(line)
-        free = _FREE_TEXT.search(line)
-        head = line[: free.start()] if free else line
+        head = head_of(line)
         seen[state.name] = SeenNode(
             state=state,
             features=_listed(_FEATURES, head),
@@ -123,6 +122,12 @@ def parse_fleet(text: FleetText, now: datetime) -> tuple[SeenNode, ...]:
     if not seen:
         raise SlurmError(f"no node in what scontrol said: {text.nodes[:200]!r}")
     return tuple(seen.values())
+
+
+def head_of(line: str) -> str:
+    """A node's line up to what people wrote into it, which may look like anything."""
+    free = _FREE_TEXT.search(line)
+    return line[: free.start()] if free else line
 
 
 def parse_jobs(text: str) -> dict[str, datetime]:
