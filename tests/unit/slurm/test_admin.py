@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -24,6 +25,7 @@ from slurm_gsp.slurm.admin import (
     ScontrolAdmin,
     Wanted,
     WrongState,
+    in_turn,
 )
 from slurm_gsp.slurm.client import (
     ControllerAway,
@@ -398,6 +400,23 @@ def test_of_a_long_answer_the_end_counts():
     slurm, _ = admin((1, "", f"{tried}slurm_update error: Unable to contact slurm controller\n"))
     with pytest.raises(ControllerAway):
         slurm.release("r1")
+
+
+def test_one_time_out_stops_no_other_command_and_two_do():
+    asked: list[str] = []
+
+    def call(name: str, error: SlurmError | None) -> None:
+        asked.append(name)
+        if error is not None:
+            raise error
+
+    slow = SlurmTimeout("no end after 30 s")
+    errors = {"a": None, "b": slow, "c": Busy("busy"), "d": None, "e": slow, "f": None}
+    answers = in_turn(partial(call, name, error) for name, error in errors.items())
+    assert [type(answer) for answer in answers] == [
+        type(None), SlurmTimeout, Busy, type(None), SlurmTimeout, SlurmTimeout,
+    ]  # fmt: skip
+    assert asked == ["a", "b", "c", "d", "e"]
 
 
 def test_nothing_is_asked_alone_once_slurm_cannot_be_asked():
